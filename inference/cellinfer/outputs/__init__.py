@@ -1,0 +1,1 @@
+"""Writers: what a run leaves behind (tables, label images, run.json, overview picture)."""

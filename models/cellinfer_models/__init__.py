@@ -1,0 +1,1 @@
+"""The bundled ONNX models, one card each, and the code that verifies them."""

@@ -1,0 +1,1 @@
+"""Training of the shipped models in torch; never imported by the deployment packages, absent from the wheel."""
