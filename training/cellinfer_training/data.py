@@ -1,0 +1,114 @@
+"""Images with instance labels, in memory, from the layouts that training reads.
+
+Every loader returns `Sample`s: the image already normalised as the deployed pipeline normalises it, so that the
+network never sees a scale it will not see again.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import cv2
+import numpy as np
+import tifffile
+from numpy.typing import NDArray
+
+LOW, HIGH = 1.0, 99.8
+"""Percentiles of a field that become 0 and 1."""
+CLIP = (-0.5, 4.0)
+"""Normalised values are held in this range."""
+_IMAGE_SUFFIXES = {".png", ".tif", ".tiff", ".jpg", ".bmp"}
+
+
+@dataclass
+class Sample:
+    """One image and its objects.
+
+    Parameters
+    ----------
+    name
+        Name of the image, unique within its source.
+    source
+        Data set it comes from.
+    image
+        `(H, W)` float32, normalised.
+    labels
+        `(H, W)` int32, 0 is background.
+    group
+        Images of one group must stay on one side of a split.
+    """
+
+    name: str
+    source: str
+    image: NDArray[np.float32]
+    labels: NDArray[np.int32]
+    group: str = ""
+    diameter: float = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.diameter = median_diameter(self.labels)
+
+
+def median_diameter(labels: NDArray[np.int32]) -> float:
+    """Median over objects of the diameter (pixels) of the disk of equal area; NaN without objects."""
+    areas = np.bincount(labels.ravel())[1:]
+    areas = areas[areas > 0]
+    return float(np.median(2.0 * np.sqrt(areas / np.pi))) if areas.size else float("nan")
+
+
+def normalise(image: NDArray[np.generic]) -> NDArray[np.float32]:
+    """Scale percentiles `LOW` and `HIGH` to 0 and 1 and clip to `CLIP`; a constant image becomes zeros."""
+    low, high = np.percentile(image, (LOW, HIGH))
+    if high <= low:
+        return np.zeros(image.shape, np.float32)
+    return np.clip((image.astype(np.float32) - low) / (high - low), *CLIP).astype(np.float32)
+
+
+def read_image(path: Path) -> NDArray[np.generic]:
+    """Read a grey image; equal colour channels are one channel, unequal ones are averaged."""
+    pixels = tifffile.imread(path) if path.suffix.lower() in {".tif", ".tiff"} else cv2.imread(str(path), -1)
+    if pixels is None or pixels.ndim not in (2, 3):
+        raise ValueError(f"{path} is not a readable two-dimensional image")
+    return np.asarray(pixels if pixels.ndim == 2 else pixels[..., :3].mean(axis=-1))
+
+
+def read_labels(path: Path) -> NDArray[np.int32]:
+    """Read an instance label image (PNG or TIFF, integer)."""
+    pixels = tifffile.imread(path) if path.suffix.lower() in {".tif", ".tiff"} else cv2.imread(str(path), -1)
+    if pixels is None:
+        raise ValueError(f"{path} is not a readable label image")
+    if pixels.ndim == 3:
+        pixels = pixels[..., 0]
+    return np.asarray(pixels).astype(np.int32)
+
+
+def load_dsb2018(folder: Path, modality: str = "fluorescence") -> list[Sample]:
+    """Load one modality of the Data Science Bowl 2018 stage 1 images (`images/`, `masks/`, `index.csv`)."""
+    with (folder / "index.csv").open(newline="") as table:
+        rows = [row for row in csv.DictReader(table) if row["modality"] == modality]
+    return [
+        Sample(
+            row["image_id"],
+            "dsb2018",
+            normalise(read_image(folder / "images" / f"{row['image_id']}.png")),
+            read_labels(folder / "masks" / f"{row['image_id']}.png"),
+        )
+        for row in rows
+    ]
+
+
+def load_pairs(images: Path, masks: Path, source: str) -> list[Sample]:
+    """Load every image of a folder that has a label image of the same stem in another folder."""
+    labels = {path.stem: path for path in masks.iterdir()}
+    return [
+        Sample(path.stem, source, normalise(read_image(path)), read_labels(labels[path.stem]))
+        for path in _images(images)
+        if path.stem in labels
+    ]
+
+
+def _images(folder: Path) -> Iterator[Path]:
+    return (path for path in sorted(folder.iterdir()) if path.suffix.lower() in _IMAGE_SUFFIXES)

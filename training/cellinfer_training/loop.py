@@ -1,0 +1,188 @@
+"""The training loop: seeded, resumable at any step, keeps an averaged model and the best one so far."""
+
+from __future__ import annotations
+
+import copy
+import csv
+import math
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from cellinfer_training.augment import CropSampler
+
+Loss = Callable[[Tensor, Tensor], dict[str, Tensor]]
+Batch = tuple[NDArray[np.float32], NDArray[np.float32]]
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How long and how fast to train.
+
+    Parameters
+    ----------
+    steps
+        Optimiser steps in all; the learning rate falls to zero along half a cosine over them.
+    """
+
+    steps: int = 12_000
+    batch: int = 8
+    rate: float = 2e-3
+    warm_up: int = 200
+    decay: float = 0.01
+    averaging: float = 0.998
+    check_every: int = 500
+
+    def rate_at(self, step: int) -> float:
+        """Learning rate of a step."""
+        progress = min(1.0, step / self.steps)
+        return self.rate * min(1.0, (step + 1) / self.warm_up) * 0.5 * (1 + math.cos(math.pi * progress))
+
+
+def resume_step(folder: Path) -> int:
+    """Step that a run in `folder` would continue from; 0 for a new one."""
+    last = folder / "last.pt"
+    return int(torch.load(last, map_location="cpu", weights_only=True)["step"]) if last.exists() else 0
+
+
+class Trainer:
+    """Trains a network and leaves `last.pt`, `best.pt` and `log.csv` in its folder.
+
+    Parameters
+    ----------
+    network, loss
+        What is trained, and its loss, which returns parts and their sum under `loss`.
+    sampler
+        Where training batches come from.
+    validation
+        Fixed batches on which the averaged model is compared.
+    folder
+        Where checkpoints and the log go. A `last.pt` found there is continued.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        loss: Loss,
+        sampler: CropSampler,
+        validation: list[Batch],
+        folder: Path,
+        schedule: Schedule,
+        device: str = "cpu",
+    ) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.device = torch.device(device)
+        self.network = network.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.average = copy.deepcopy(self.network).eval()
+        self.loss, self.sampler, self.validation = loss, sampler, validation
+        self.folder, self.schedule = folder, schedule
+        self.optimiser = torch.optim.AdamW(self.network.parameters(), lr=schedule.rate, weight_decay=schedule.decay)
+        self.step, self.best = 0, math.inf
+        if (folder / "last.pt").exists():
+            self._restore(folder / "last.pt")
+
+    def run(self, report: Callable[[str], None] = print) -> None:
+        """Train to the end of the schedule."""
+        running: list[float] = []
+        started, first = time.monotonic(), self.step
+        with ThreadPoolExecutor(1) as pool:
+            coming = pool.submit(self.sampler.batch, self.schedule.batch)
+            while self.step < self.schedule.steps:
+                batch, coming = coming.result(), pool.submit(self.sampler.batch, self.schedule.batch)
+                running.append(self._advance(batch))
+                if self.step % self.schedule.check_every == 0 or self.step == self.schedule.steps:
+                    row = self._check(float(np.mean(running)))
+                    running.clear()
+                    pace = (time.monotonic() - started) / max(1, self.step - first)
+                    left = pace * (self.schedule.steps - self.step) / 60
+                    report(
+                        f"step {self.step}/{self.schedule.steps}  train {row['train']:.4f}  "
+                        f"validation {row['validation']:.4f}  best {self.best:.4f}  {pace:.2f} s/step, {left:.0f} min left"
+                    )
+
+    def _advance(self, batch: Batch) -> float:
+        for group in self.optimiser.param_groups:
+            group["lr"] = self.schedule.rate_at(self.step)
+        self.network.train()
+        loss = self._loss(self.network, batch)["loss"]
+        self.optimiser.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        nn.utils.clip_grad_norm_(self.network.parameters(), 1.0)
+        self.optimiser.step()
+        self.step += 1
+        self._follow()
+        return float(loss.detach())
+
+    def _loss(self, network: nn.Module, batch: Batch) -> dict[str, Tensor]:
+        image, target = (torch.from_numpy(part).to(self.device) for part in batch)
+        with torch.autocast(self.device.type, torch.bfloat16):
+            logits = network(image.to(memory_format=torch.channels_last))
+        return self.loss(logits.float(), target)
+
+    @torch.no_grad()
+    def _follow(self) -> None:
+        """Move the averaged model towards the trained one; faster at first, while the average is still noise."""
+        keep = min(self.schedule.averaging, (1 + self.step) / (10 + self.step))
+        for mean, value in zip(
+            self.average.state_dict().values(), self.network.state_dict().values(), strict=True
+        ):
+            if mean.is_floating_point():
+                mean.lerp_(value, 1 - keep)
+            else:
+                mean.copy_(value)
+
+    @torch.no_grad()
+    def _check(self, train: float) -> dict[str, float]:
+        parts: dict[str, list[float]] = {}
+        for batch in self.validation:
+            for name, value in self._loss(self.average, batch).items():
+                parts.setdefault(name, []).append(float(value))
+        means = {name: float(np.mean(values)) for name, values in parts.items()}
+        row = {"step": self.step, "rate": self.schedule.rate_at(self.step), "train": train}
+        row |= {"validation": means.pop("loss"), **means}
+        improved = row["validation"] < self.best
+        self.best = min(self.best, row["validation"])
+        self._save("last.pt", self._state())
+        if improved:
+            self._save("best.pt", {"step": self.step, "network": self.average.state_dict()})
+        self._append(row)
+        return row
+
+    def _append(self, row: dict[str, float]) -> None:
+        log = self.folder / "log.csv"
+        fresh = not log.exists()
+        with log.open("a", newline="") as table:
+            writer = csv.DictWriter(table, row.keys())
+            if fresh:
+                writer.writeheader()
+            writer.writerow(row)
+
+    def _state(self) -> dict[str, Any]:
+        return {
+            "step": self.step,
+            "best": self.best,
+            "schedule": asdict(self.schedule),
+            "network": self.network.state_dict(),
+            "average": self.average.state_dict(),
+            "optimiser": self.optimiser.state_dict(),
+        }
+
+    def _save(self, name: str, state: dict[str, Any]) -> None:
+        partial = self.folder / f"{name}.partial"
+        torch.save(state, partial)
+        partial.replace(self.folder / name)
+
+    def _restore(self, path: Path) -> None:
+        state = torch.load(path, map_location=self.device, weights_only=True)
+        self.network.load_state_dict(state["network"])
+        self.average.load_state_dict(state["average"])
+        self.optimiser.load_state_dict(state["optimiser"])
+        self.step, self.best = state["step"], state["best"]

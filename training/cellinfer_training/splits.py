@@ -1,0 +1,69 @@
+"""Splits that keep near-duplicate images together.
+
+Public sets are cut from few experiments: a random split puts neighbouring crops of one field on both sides and
+measures memory. Images are clustered by look into families, and a family is never divided.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.cluster.hierarchy import fcluster, linkage
+from scipy.ndimage import gaussian_filter
+
+from cellinfer_training.data import Sample
+
+
+def describe(sample: Sample) -> NDArray[np.float64]:
+    """Return what tells one experiment from another: size, contrast, noise, texture, object size and crowding."""
+    image, inside = sample.image.astype(np.float64), sample.labels > 0
+    background = image[~inside] if (~inside).any() else image.ravel()
+    objects = image[inside] if inside.any() else image.ravel()
+    grain = image - gaussian_filter(image, 1.0)
+    diameter = sample.diameter if np.isfinite(sample.diameter) else 1.0
+    return np.array(
+        [
+            4.0 * np.log(image.shape[0]),
+            4.0 * np.log(image.shape[1]),
+            np.median(background) * 3,
+            np.log(background.std() + 0.01),
+            np.log(grain[~inside].std() + 0.003) if (~inside).any() else 0.0,
+            np.log(grain[inside].std() + 0.003) if inside.any() else 0.0,
+            np.median(objects) * 2,
+            np.log(objects.std() + 0.01),
+            3.0 * np.log(diameter),
+        ]
+    )
+
+
+def assign_families(samples: list[Sample], distance: float = 0.8) -> None:
+    """Set `group` of each sample to a family of images that look alike (average linkage on `describe`)."""
+    features = np.stack([describe(sample) for sample in samples])
+    families = fcluster(linkage(features, method="average"), t=distance, criterion="distance")
+    for sample, family in zip(samples, families, strict=True):
+        sample.group = f"{sample.source}-{family:03d}"
+
+
+def split_by_group(
+    samples: list[Sample], fraction: float, seed: int, largest: float = 0.3
+) -> tuple[list[Sample], list[Sample]]:
+    """Divide samples into training and validation, whole groups at a time.
+
+    Groups are drawn at random until validation holds `fraction` of the images; groups that hold more than `largest`
+    of all images stay in training, since validating on one of them would be a test of one experiment.
+
+    Returns
+    -------
+    tuple of list
+        Training samples, validation samples.
+    """
+    names = sorted({sample.group for sample in samples})
+    sizes = {name: sum(sample.group == name for sample in samples) for name in names}
+    held: set[str] = set()
+    for name in np.random.default_rng(seed).permutation(names):
+        count = sum(sizes[h] for h in held)
+        if count >= fraction * len(samples):
+            break
+        if sizes[name] <= largest * len(samples):
+            held.add(str(name))
+    return [s for s in samples if s.group not in held], [s for s in samples if s.group in held]
