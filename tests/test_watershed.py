@@ -1,0 +1,182 @@
+"""Watershed and Propagation against their twins, scikit-image, centrosome and what they promise."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from cellinfer_kernels import components, watershed
+from cellinfer_kernels.reference import watershed as twin
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from scipy import ndimage
+from skimage import segmentation
+
+UNHURRIED = settings(deadline=None)  # the first call of a kernel may compile it
+
+EVERYWHERE = np.ones((3, 3))
+
+
+@st.composite
+def scenes(draw, max_side=12):
+    """Draw seeds, an image of few levels (many ties; sums are exact) and a mask."""
+    shape = draw(hnp.array_shapes(min_dims=2, max_dims=2, min_side=1, max_side=max_side))
+    seeds = draw(hnp.arrays(np.int32, shape, elements=st.sampled_from([0] * 12 + [1, 2, 9])))
+    image = draw(hnp.arrays(np.float32, shape, elements=st.sampled_from([0, 0.25, 0.5, 1])))
+    mask = draw(hnp.arrays(np.bool_, shape, elements=st.sampled_from([True, True, True, False])))
+    return seeds, image, mask
+
+
+def blobs(seed=0, side=96, count=20):
+    """Smooth image with `count` numbered seed disks."""
+    rng = np.random.default_rng(seed)
+    image = ndimage.gaussian_filter(rng.random((side, side)), 3).astype(np.float32)
+    points = np.zeros((side, side), bool)
+    points.ravel()[rng.choice(side * side, count, replace=False)] = True
+    seeds, _ = components.label(ndimage.binary_dilation(points, iterations=2))
+    return seeds, image, ndimage.gaussian_filter(rng.random((side, side)), 2) > 0.47
+
+
+@UNHURRIED
+@given(scenes(), st.sampled_from([1, 2]))
+def test_flood_equals_twin(scene, connectivity):
+    seeds, image, mask = scene
+    result = watershed.flood(image, seeds, mask, connectivity)
+    assert result.dtype == np.int32
+    np.testing.assert_array_equal(result, twin.flood(image, seeds, mask, connectivity))
+
+
+@UNHURRIED
+@given(scenes())
+def test_flood_reaches_every_pixel_connected_to_a_seed_and_nothing_else(scene):
+    seeds, image, mask = scene
+    result = watershed.flood(image, seeds, mask)
+    parts, _ = ndimage.label(mask)
+    seeded = np.unique(parts[mask & (seeds > 0)])
+    np.testing.assert_array_equal(result > 0, mask & np.isin(parts, seeded))
+    np.testing.assert_array_equal(result[mask & (seeds > 0)], seeds[mask & (seeds > 0)])
+
+
+@pytest.mark.parametrize("connectivity", [1, 2])
+def test_flood_equals_skimage_on_a_landscape_without_ties(connectivity):
+    seeds, image, mask = blobs()
+    image = np.argsort(np.argsort(image, axis=None)).reshape(image.shape).astype(np.float32)  # ranks: all different
+    expected = segmentation.watershed(image, seeds, mask=mask, connectivity=connectivity)
+    np.testing.assert_array_equal(watershed.flood(image, seeds, mask, connectivity), expected)
+
+
+def test_a_plateau_is_shared_out_fairly():
+    seeds = np.zeros((21, 41), np.int32)
+    seeds[10, 5] = 2
+    seeds[10, 35] = 1
+    _, sizes = components.areas(watershed.flood(np.zeros(seeds.shape), seeds))
+    assert abs(int(sizes[0]) - int(sizes[1])) <= 21  # at most the middle column goes to one side
+
+
+def test_nan_is_flooded_last():
+    heights = np.array([[0, np.nan, 0.0, 5.0, 0.0]])
+    seeds = np.array([[1, 0, 0, 0, 2]])
+    np.testing.assert_array_equal(watershed.flood(heights, seeds), [[1, 1, 2, 2, 2]])
+
+
+distances = st.sampled_from([0.0, 1.0, 2.0, 2.5, 4.0, np.inf])
+weights = st.sampled_from([0.0, 0.05, 1.0, 100.0])
+
+
+@UNHURRIED
+@given(scenes(max_side=8), distances, weights)
+def test_propagate_equals_plain_dijkstra(scene, max_distance, regularization):
+    seeds, image, mask = scene
+    result = watershed.propagate(seeds, image, mask, max_distance, regularization)
+    assert result.dtype == np.int32
+    np.testing.assert_array_equal(result, twin.propagate(seeds, image, mask, max_distance, regularization))
+
+
+@pytest.mark.parametrize("regularization", [0.0, 0.01, 0.05, 1.0])
+def test_propagate_equals_cellprofiler(regularization):
+    centrosome = pytest.importorskip("centrosome.propagate", reason="CellProfiler's own code is not installed")
+    for seed in range(5):
+        seeds, image, mask = blobs(seed)
+        levels = (image * 255).astype(np.uint8) / 256  # ties too
+        expected, _ = centrosome.propagate(levels, seeds, mask, regularization)
+        np.testing.assert_array_equal(watershed.propagate(seeds, levels, mask, regularization=regularization), expected)
+
+
+@pytest.mark.parametrize("max_distance", [3.0, 7.5, np.inf])
+def test_propagated_regions_are_connected_and_near_their_seed(max_distance):
+    seeds, image, mask = blobs(side=128, count=30)
+    mask |= seeds > 0
+    result = watershed.propagate(seeds, image, mask, max_distance, 0.02)
+    np.testing.assert_array_equal(result[seeds > 0], seeds[seeds > 0])
+    assert not result[~mask].any()
+    for i in np.unique(seeds[seeds > 0]):
+        region = result == i
+        assert ndimage.label(region, EVERYWHERE)[1] == 1
+        assert ndimage.distance_transform_edt(seeds != i)[region].max() <= max_distance
+
+
+def test_one_seed_grows_to_exactly_the_disk_around_it():
+    seeds = np.zeros((41, 41), np.int32)
+    seeds[20, 20] = 4
+    result = watershed.propagate(seeds, np.zeros((41, 41)), None, 12.0, 1.0)
+    np.testing.assert_array_equal(result == 4, ndimage.distance_transform_edt(seeds == 0) <= 12)
+
+
+def test_an_intensity_edge_stops_a_cell_where_distance_alone_would_not():
+    image = np.zeros((9, 30), np.float32)
+    image[:, 20:] = 1
+    seeds = np.zeros((9, 30), np.int32)
+    seeds[4, 2] = 1
+    seeds[4, 25] = 2
+    guided = watershed.propagate(seeds, image, None, np.inf, 0.01)
+    assert guided[4, 17] == 1
+    assert watershed.propagate(seeds, image, None, np.inf, 100.0)[4, 17] == 2
+
+
+@UNHURRIED
+@given(scenes(max_side=8))
+def test_growth_leaves_its_input_alone(scene):
+    before = [array.copy() for array in scene]
+    seeds, image, mask = scene
+    watershed.flood(image, seeds, mask)
+    watershed.propagate(seeds, image, mask, 2.0)
+    for array, old in zip(scene, before, strict=True):
+        np.testing.assert_array_equal(array, old)
+
+
+@pytest.mark.parametrize("shape", [(0, 0), (0, 4), (1, 1)])
+def test_nothing_grows_from_nothing(shape):
+    empty = np.zeros(shape, np.int32)
+    assert watershed.flood(np.zeros(shape), empty).shape == shape
+    assert not watershed.propagate(empty, np.zeros(shape), None, 3.0).any()
+
+
+def test_seeds_outside_the_mask_are_kept_by_propagate_and_dropped_by_flood():
+    seeds = np.array([[5, 0, 0]])
+    mask = np.array([[False, True, True]])
+    np.testing.assert_array_equal(watershed.propagate(seeds, np.zeros((1, 3)), mask), [[5, 0, 0]])
+    np.testing.assert_array_equal(watershed.flood(np.zeros((1, 3)), seeds, mask), [[0, 0, 0]])
+
+
+def test_non_finite_pixels_count_as_zero():
+    seeds, image, mask = blobs(side=32, count=4)
+    holed = image.copy()
+    holed[::3, ::3] = np.nan
+    zeroed = np.nan_to_num(holed)
+    np.testing.assert_array_equal(
+        watershed.propagate(seeds, holed, mask, 9.0), watershed.propagate(seeds, zeroed, mask, 9.0)
+    )
+
+
+def test_misfits_are_refused():
+    seeds = np.zeros((3, 3), np.int32)
+    with pytest.raises(ValueError, match="shape"):
+        watershed.flood(np.zeros((2, 3)), seeds)
+    with pytest.raises(ValueError, match="mask"):
+        watershed.propagate(seeds, np.zeros((3, 3)), np.ones((2, 2)))
+    with pytest.raises(ValueError, match="negative"):
+        watershed.propagate(seeds, np.zeros((3, 3)), None, -1.0)
+    with pytest.raises(ValueError, match="negative"):
+        watershed.propagate(seeds, np.zeros((3, 3)), None, 1.0, float("nan"))
+    with pytest.raises(ValueError, match="connectivity"):
+        watershed.flood(np.zeros((3, 3)), seeds, None, 8)
