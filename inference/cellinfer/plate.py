@@ -2,22 +2,42 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
+from cellinfer.wells import well_sort_key
+
+_DIGITS = re.compile(r"(\d+)")
+
+
+def natural_key(text: str) -> tuple[tuple[int, int, str], ...]:
+    """Sort key that reads digits as numbers: `w2` before `w10`; letters compare without case first."""
+    parts = _DIGITS.split(text)
+    key = tuple((0, int(part), "") if part.isdecimal() else (1, 0, part.casefold()) for part in parts if part)
+    return (*key, (2, 0, text))
+
 
 class FieldKey(NamedTuple):
     """Names one field of view; together with an object number it names one cell.
 
-    Sorts in plate order: plate, then well by row and column (`A02` before `A10`, `Z01` before `AA01`), site, time.
+    Compare and sort keys by `order`, never by the tuple itself: as text `AA01` comes before `Z01`.
     """
 
     plate: str
     well: str
+    """Normal well name such as `A01`."""
     site: int
+    """As the files count them (most count from 1, some from 0); 1 where the files name no site."""
     time: int
+    """As the files count them; 1 where the files name no time point."""
+
+    @property
+    def order(self) -> tuple[object, ...]:
+        """Sort key for plate order: plate, well by row and column (`A02` < `A10` < `Z01` < `AA01`), site, time."""
+        return (natural_key(self.plate), well_sort_key(self.well), self.site, self.time)
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +49,8 @@ class ImageRef:
     path
         Absolute path of the file (or array store) that holds the plane.
     index
-        Index along the leading (non-YX) axes of the file's array, in file order; `()` when the file is the plane.
+        `()` when the file is the plane; `(n,)` for page n (from 0) of a TIFF with many pages; for an array store the
+        index along its leading (non-YX) axes.
     """
 
     path: str

@@ -1,0 +1,56 @@
+"""What a reader is, and what it hands over."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+from cellinfer.plate import FieldKey, ImageRef
+from cellinfer.readers._scan import Listing
+
+
+class Plane(NamedTuple):
+    """One plane of pixels and its place in the experiment."""
+
+    key: FieldKey
+    channel: str
+    z: int | None
+    """Place in the z-stack; None for the only plane, or for a stored projection beside the planes of a stack."""
+    ref: ImageRef
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a reader made of a listing: planes in any order; `assemble` sorts, checks and numbers them."""
+
+    layout: str
+    planes: list[Plane]
+    expected: tuple[tuple[FieldKey, str], ...] = ()
+    """(field, channel) pairs that an index file promises, whether their files exist or not."""
+    ignored: tuple[str, ...] = ()
+    """Images left out, relative to the root (the files that the listing ignores are added by `assemble`)."""
+    pixel_size: float | None = None
+    notes: tuple[str, ...] = ()
+
+
+class Reader(Protocol):
+    """One plate layout. Readers find files and metadata, and never decode pixels."""
+
+    @property
+    def name(self) -> str:
+        """Name of the layout as given to `--layout`."""
+
+    def can_read(self, listing: Listing) -> float | None:
+        """Return how sure the reader is that the folder has its layout: None for no, up to 1.
+
+        An index file of the instrument's own gives 1, metadata inside the images 0.9, file names alone 0.5.
+        """
+
+    def read(self, listing: Listing) -> Found:
+        """Return all planes of the folder.
+
+        Raises
+        ------
+        InputError
+            If the folder does not have this layout.
+        """
