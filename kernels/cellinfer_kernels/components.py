@@ -6,7 +6,7 @@ it renumbers. No function changes its input.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from cellinfer_kernels._jit import inlined, kernel
 
 __all__ = [
+    "Groups",
     "areas",
     "as_labels",
     "border_ids",
@@ -21,6 +22,7 @@ __all__ = [
     "clear_border",
     "compact",
     "fill_holes",
+    "group",
     "label",
     "relabel",
     "remove_small",
@@ -30,6 +32,24 @@ Labels = NDArray[np.int32]
 _INT32_MAX = np.iinfo(np.int32).max
 # A look-up table indexed by id is the fast way until ids are far sparser than pixels.
 _TABLE_LIMIT = 1 << 24
+
+
+class Groups(NamedTuple):
+    """The pixels of a label image listed object by object.
+
+    Object `k` is `ids[k]` and has the pixels `pixels[begins[k] : begins[k + 1]]`, in raster order.
+    """
+
+    ids: NDArray[np.int32]
+    """(n,) ids, ascending."""
+    begins: NDArray[np.int64]
+    """(n + 1,) first place of each object in `pixels`."""
+    pixels: NDArray[np.int32]
+    """(P,) flat indices into the image."""
+    outline: NDArray[np.bool_]
+    """(P,) whether the pixel is one of `boundaries`."""
+    shape: tuple[int, int]
+    """Height and width of the image."""
 
 
 def as_labels(labels: NDArray[Any]) -> Labels:
@@ -434,3 +454,43 @@ def _boundaries(labels: Any) -> Any:
             differs = (above[x] != here) | (below[x] != here) | (left != here) | (right != here)
             result[y, x] = (here != 0) & differs
     return result
+
+
+def group(labels: NDArray[Any]) -> Groups:
+    """List the pixels of every object, by one counting sort.
+
+    Parameters
+    ----------
+    labels
+        2-D label image of fewer than 2**31 pixels.
+
+    Returns
+    -------
+    Groups
+        Ids, places and pixels.
+
+    Raises
+    ------
+    ValueError
+        As `as_labels`.
+    """
+    sequential, ids = compact(labels)
+    begins, pixels = _group(sequential, ids.size)
+    height, width = sequential.shape
+    return Groups(ids, begins, pixels, _boundaries(sequential).ravel()[pixels], (height, width))
+
+
+@kernel
+def _group(labels: Any, n: Any) -> Any:
+    counts = _count(labels, n + 1)
+    counts[0] = 0
+    begins = np.cumsum(counts)
+    fill = begins.copy()
+    pixels = np.empty(begins[-1], np.int32)
+    flat = labels.ravel()
+    for i in range(flat.size):
+        k = flat[i]
+        if k > 0:
+            pixels[fill[k - 1]] = i
+            fill[k - 1] += 1
+    return begins, pixels

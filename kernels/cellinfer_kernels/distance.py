@@ -1,4 +1,4 @@
-"""Exact Euclidean distance to the nearest marked pixel, and which pixel that is."""
+"""Exact Euclidean distances: to the nearest marked pixel, and from inside an object to its outside."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cellinfer_kernels._jit import kernel
-from cellinfer_kernels.components import as_mask
+from cellinfer_kernels._jit import inlined, kernel
+from cellinfer_kernels.components import as_labels, as_mask
 
-__all__ = ["nearest"]
+__all__ = ["depth", "nearest"]
 
 
 def nearest(targets: NDArray[Any]) -> tuple[NDArray[np.float64], NDArray[np.int32]]:
@@ -58,6 +58,22 @@ def _nearest_rows(targets: Any) -> Any:
     return rows
 
 
+@inlined
+def _add_parabola(sites: Any, heights: Any, begins: Any, count: Any, x: Any, level: Any) -> Any:
+    """Put the parabola `level + (. - x)**2` to the right end of a lower envelope; return its new size."""
+    begin = -np.inf
+    while count > 0:
+        site = sites[count - 1]
+        begin = (level - heights[count - 1] + (x * x - site * site)) / (2.0 * (x - site))
+        if begin > begins[count - 1]:
+            break
+        count -= 1
+    sites[count] = x
+    heights[count] = level
+    begins[count] = begin if count > 0 else -np.inf
+    return count + 1
+
+
 @kernel
 def _nearest(targets: Any) -> Any:
     height, width = targets.shape
@@ -71,20 +87,8 @@ def _nearest(targets: Any) -> Any:
         count = 0
         for x in range(width):
             row = rows[y, x]
-            if row < 0:
-                continue
-            level = np.float64((y - row) * (y - row))
-            begin = -np.inf
-            while count > 0:
-                site = sites[count - 1]
-                begin = (level - heights[count - 1] + (x * x - site * site)) / (2.0 * (x - site))
-                if begin > begins[count - 1]:
-                    break
-                count -= 1
-            sites[count] = x
-            heights[count] = level
-            begins[count] = begin if count > 0 else -np.inf
-            count += 1
+            if row >= 0:
+                count = _add_parabola(sites, heights, begins, count, x, np.float64((y - row) * (y - row)))
         if count == 0:
             continue
         current = 0
@@ -95,3 +99,74 @@ def _nearest(targets: Any) -> Any:
             squared[y, x] = heights[current] + (x - site) * (x - site)
             index[y, x] = rows[y, site] * width + site
     return squared, index
+
+
+def depth(labels: NDArray[Any]) -> NDArray[np.float64]:
+    """Measure how deep inside its object every pixel lies.
+
+    Parameters
+    ----------
+    labels
+        2-D label image.
+
+    Returns
+    -------
+    ndarray of float64
+        Squared distance in pixels from the centre of each object pixel to that of the nearest pixel that does not
+        belong to the same object; everything outside the image counts as such. 0 on background.
+
+    Raises
+    ------
+    ValueError
+        As `cellinfer_kernels.components.as_labels`.
+    """
+    return _depth(as_labels(labels))  # type: ignore[no-any-return]
+
+
+@kernel
+def _column_depth(labels: Any) -> Any:
+    """Distance along the column to the nearest pixel of another id or outside the image."""
+    height, width = labels.shape
+    steps = np.ones((height, width), np.int32)
+    for y in range(1, height):
+        for x in range(width):
+            if labels[y, x] == labels[y - 1, x]:
+                steps[y, x] = steps[y - 1, x] + 1
+    for x in range(width):
+        if height > 0:
+            steps[height - 1, x] = 1
+    for y in range(height - 2, -1, -1):
+        for x in range(width):
+            below = steps[y + 1, x] + 1 if labels[y, x] == labels[y + 1, x] else 1
+            steps[y, x] = min(steps[y, x], below)
+    return steps
+
+
+@kernel
+def _depth(labels: Any) -> Any:
+    """Lower envelopes within each horizontal run of one id; the pixels just outside the run are the other ids."""
+    height, width = labels.shape
+    steps = _column_depth(labels)
+    squared = np.zeros((height, width))
+    sites = np.empty(width + 2, np.int64)
+    heights = np.empty(width + 2, np.float64)
+    begins = np.empty(width + 2, np.float64)
+    for y in range(height):
+        stop = 0
+        while stop < width:
+            start = stop
+            while stop < width and labels[y, stop] == labels[y, start]:
+                stop += 1
+            if labels[y, start] == 0:
+                continue
+            count = _add_parabola(sites, heights, begins, 0, start - 1, 0.0)
+            for x in range(start, stop):
+                level = np.float64(steps[y, x]) * steps[y, x]
+                count = _add_parabola(sites, heights, begins, count, x, level)
+            count = _add_parabola(sites, heights, begins, count, stop, 0.0)
+            current = 0
+            for x in range(start, stop):
+                while current + 1 < count and begins[current + 1] < x:
+                    current += 1
+                squared[y, x] = heights[current] + (x - sites[current]) * (x - sites[current])
+    return squared

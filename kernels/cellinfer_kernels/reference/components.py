@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from cellinfer_kernels.components import Groups
+
 Labels = NDArray[np.int32]
 
 _EDGE_STEPS = [(0, 1), (0, -1), (1, 0), (-1, 0)]
@@ -99,3 +101,12 @@ def boundaries(labels: NDArray[Any]) -> NDArray[np.bool_]:
     differs = np.logical_or.reduce([side != centre for side in around])
     outline: NDArray[np.bool_] = (centre != 0) & differs
     return outline
+
+
+def group(labels: NDArray[Any]) -> Groups:
+    """Look for the pixels of one id after the other."""
+    ids = np.setdiff1d(labels, [0]).astype(np.int32)
+    members = [np.flatnonzero(labels == i) for i in ids]
+    pixels = np.concatenate([np.empty(0, np.int32), *members]).astype(np.int32)
+    begins = np.cumsum([0, *(m.size for m in members)])
+    return Groups(ids, begins, pixels, boundaries(labels).ravel()[pixels], (labels.shape[0], labels.shape[1]))

@@ -18,3 +18,13 @@ def nearest(targets: NDArray[Any]) -> tuple[NDArray[np.float64], NDArray[np.int3
     squared = (grid_y[..., None] - ys) ** 2 + (grid_x[..., None] - xs) ** 2
     index = np.flatnonzero(marked)[np.argmin(squared, axis=-1)]
     return squared.min(axis=-1).astype(np.float64), index.astype(np.int32)
+
+
+def depth(labels: NDArray[Any]) -> NDArray[np.float64]:
+    """Ask for the nearest pixel outside, object by object, in an image with a rim of background."""
+    padded = np.pad(labels, 1)
+    result = np.zeros(padded.shape)
+    for i in np.unique(labels[labels > 0]):
+        inside = padded == i
+        result[inside] = nearest(~inside)[0][inside]
+    return result[1:-1, 1:-1]

@@ -71,7 +71,8 @@ def propagate(
 
 def _within(region: NDArray[np.bool_], distance: float) -> NDArray[np.bool_]:
     ys, xs = np.nonzero(region)
-    grid_y, grid_x = (grid[..., None] for grid in np.indices(region.shape))
-    squared = (grid_y - ys) ** 2 + (grid_x - xs) ** 2
+    rows = np.arange(region.shape[0])[:, None, None]
+    columns = np.arange(region.shape[1])[None, :, None]
+    squared = (rows - ys) ** 2 + (columns - xs) ** 2
     near: NDArray[np.bool_] = squared.min(axis=-1) <= distance**2
     return near

@@ -1,0 +1,78 @@
+"""Ratios between the compartments of a cell: the read-out of translocation assays."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from cellinfer.errors import InputError
+
+Column = NDArray[np.float64]
+
+_STATISTICS = ("MeanIntensity", "MedianIntensity", "IntegratedIntensity")
+
+
+def compartment_ratios(
+    nuclei: pd.DataFrame,
+    cells: pd.DataFrame,
+    cytoplasm: pd.DataFrame,
+    channels: Sequence[str],
+    *,
+    background: Mapping[str, float] | None = None,
+) -> pd.DataFrame:
+    """Divide nucleus by cytoplasm, cell by cell.
+
+    Parameters
+    ----------
+    nuclei, cells, cytoplasm
+        Tables of `cellinfer.measure.measure` with the names Nuclei, Cells and Cytoplasm, families AreaShape and
+        Intensity. One `ObjectNumber` means one cell in all three; it may lack a nucleus or a cytoplasm.
+    channels
+        Channels to compare.
+    background
+        Channel -> intensity of an empty pixel, in the image's units, subtracted from every pixel before dividing
+        (default 0). A camera offset left in pulls every ratio towards 1.
+
+    Returns
+    -------
+    pandas.DataFrame
+        The index of `cells`, all columns float64: `Cells_Ratio_NucleusCellArea`, and per channel
+        `Cells_Ratio_NucleusCytoplasm{MeanIntensity,MedianIntensity,IntegratedIntensity}_<Channel>`. NaN where a
+        compartment is missing or the denominator is not positive.
+
+    Raises
+    ------
+    InputError
+        If a table lacks a column that is needed.
+    """
+    numbers = cells["ObjectNumber"]
+    tables = {"Nuclei": nuclei, "Cells": cells, "Cytoplasm": cytoplasm}
+    aligned = {name: table.set_index("ObjectNumber").reindex(numbers) for name, table in tables.items()}
+    areas = {name: _values(table, f"{name}_AreaShape_Area") for name, table in aligned.items()}
+    columns = {"Cells_Ratio_NucleusCellArea": _divide(areas["Nuclei"], areas["Cells"])}
+    for channel in channels:
+        offset = (background or {}).get(channel, 0.0)
+        for statistic in _STATISTICS:
+            sums = statistic == "IntegratedIntensity"
+            upper, lower = (
+                _values(aligned[name], f"{name}_Intensity_{statistic}_{channel}")
+                - offset * (areas[name] if sums else 1.0)
+                for name in ("Nuclei", "Cytoplasm")
+            )
+            columns[f"Cells_Ratio_NucleusCytoplasm{statistic}_{channel}"] = _divide(upper, lower)
+    return pd.DataFrame(columns, index=cells.index)
+
+
+def _values(table: pd.DataFrame, column: str) -> Column:
+    if column not in table:
+        raise InputError(f"ratios need the column {column}: measure families AreaShape and Intensity of that channel")
+    values: Column = table[column].to_numpy(np.float64)
+    return values
+
+
+def _divide(upper: Column, lower: Column) -> Column:
+    result: Column = np.divide(upper, lower, out=np.full(len(lower), np.nan), where=lower > 0)
+    return result
