@@ -40,8 +40,8 @@ def assemble(listing: Listing, found: Found, channels: Mapping[str, str] | None 
     """
     stacks = _stack(found.planes)
     projections = [ref for stack in _all_stacks(stacks) if len(stack) > 1 and (ref := stack.pop(None, None))]
-    names = tuple(sorted({name for stack in stacks.values() for name in stack}, key=natural_key))
     expected = {*_regular_grid(stacks), *found.expected}
+    names = tuple(sorted({channel for _, channel in expected}, key=natural_key))
     rename = _renaming(names, channels)
     keys = sorted(stacks, key=lambda key: key.order)
     ignored = {*listing.ignored, *found.ignored, *(os.path.relpath(ref.path, listing.root) for ref in projections)}

@@ -11,11 +11,12 @@ from typing import NamedTuple
 
 PIECES = {
     "ext": r"(?:\.ome)?\.(?:tiff?|png|jpe?g|bmp)",
-    "well": r"(?P<well>(?:[A-Z]|A[A-F])-?\d{1,2})",
+    # Small letters above p are no rows but tags: `s1`, `w2`, `z3`, `t4`.
+    "well": r"(?P<well>(?-i:[A-Z]|[a-p]|A[A-F]|a[a-f])-?\d{1,2})",
     # For patterns with little else: `c1.tif` or `s3_raw.tif` are no wells.
     "sure_well": r"(?P<well>(?-i:[A-P]\d{1,2}|[a-p]\d\d|A[A-F]\d\d))",
     # What stands before the well names the plate, except for the plain word.
-    "plate": r"(?:well[_ -]?|(?P<plate>[^/]+?)[_ -](?:well[_ -]?)?)?",
+    "plate": r"(?:well[_ -]?|(?P<plate>[^/]+?)[_ -](?:well[_ -]?)?)??",
     "guid": r"(?:[0-9A-F]{8}-[0-9A-F]{4}-[0-9A-F]{4}-[0-9A-F]{4}-[0-9A-F]{12})?",
     # Time and z of an ImageXpress export are folders.
     "folders": r"(?:.*?/)??(?:TimePoint_(?P<time>\d+)/)?(?:ZStep_(?P<z>\d+)/)?",
@@ -58,6 +59,7 @@ PATTERNS: tuple[BuiltIn, ...] = (
         "A01_F001_C01.tif",
         r"{plate}{well}_(?:T(?P<time>\d+)_?)?F(?P<site>\d+)_?(?:Z(?P<z>\d+)_?)?C(?P<channel>\d+){ext}",
     ),
+    BuiltIn("name-well-site", "ch1_A01_s1.tif", r"{number}[_ -]{sure_well}(?:[_ -]{site})?{ext}"),
     BuiltIn(
         "imagexpress",
         "Plate1_A01_s1_w1.tif",
@@ -82,7 +84,6 @@ PATTERNS: tuple[BuiltIn, ...] = (
     ),
     BuiltIn("well-site-name", "A01_site1_DAPI.tif", r"{plate}{well}[_ -]{site}[_ -]{channel}{ext}"),
     BuiltIn("well-name", "A01_DAPI.tif", r"{plate}{sure_well}[_ -]{channel}{ext}"),
-    BuiltIn("name-well-site", "ch1_A01_s1.tif", r"{number}[_ -]{sure_well}(?:[_ -]{site})?{ext}"),
     BuiltIn("well-site", "A01_1.tif", r"{plate}{sure_well}[_ -]{site}{ext}"),
     BuiltIn("well", "Plate1_A01.tif", r"{folders}{plate}{sure_well}{guid}{ext}", on_path=True),
     BuiltIn(
