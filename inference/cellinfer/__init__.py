@@ -1,5 +1,74 @@
-"""cellinfer: deep networks on microscope images, deployed."""
+"""cellinfer: deep networks on microscope images, deployed.
+
+The functions here are those that the command line calls. They are imported when first used, so that `import
+cellinfer` costs nothing.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 from cellinfer._version import __version__
 
-__all__ = ["__version__"]
+if TYPE_CHECKING:
+    from cellinfer.assay import assay
+    from cellinfer.engine import RunResult, run
+    from cellinfer.errors import CellinferError
+    from cellinfer.evaluate import evaluate
+    from cellinfer.inspect import inspect
+    from cellinfer.measure import measure
+    from cellinfer.pipeline import FieldResult, Pipeline, Settings, load
+    from cellinfer.plate import Field, FieldKey, ImageRef, Plate
+    from cellinfer.readers import read_plate
+    from cellinfer.segmentation import segment_image
+    from cellinfer.simulate import simulate_plate
+
+_HOME = {
+    "assay": "assay",
+    "CellinferError": "errors",
+    "evaluate": "evaluate",
+    "Field": "plate",
+    "FieldKey": "plate",
+    "FieldResult": "pipeline",
+    "ImageRef": "plate",
+    "inspect": "inspect",
+    "load": "pipeline",
+    "measure": "measure",
+    "Pipeline": "pipeline",
+    "Plate": "plate",
+    "read_plate": "readers",
+    "run": "engine",
+    "RunResult": "engine",
+    "segment_image": "segmentation",
+    "Settings": "pipeline",
+    "simulate_plate": "simulate",
+}
+
+__all__ = [
+    "CellinferError",
+    "Field",
+    "FieldKey",
+    "FieldResult",
+    "ImageRef",
+    "Pipeline",
+    "Plate",
+    "RunResult",
+    "Settings",
+    "__version__",
+    "assay",
+    "evaluate",
+    "inspect",
+    "load",
+    "measure",
+    "read_plate",
+    "run",
+    "segment_image",
+    "simulate_plate",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME:
+        return getattr(import_module(f"cellinfer.{_HOME[name]}"), name)
+    raise AttributeError(f"module 'cellinfer' has no attribute {name!r}")

@@ -1,1 +1,92 @@
-"""The bundled ONNX models, one card each, and the code that verifies them."""
+"""The bundled ONNX models, one card each, and the code that verifies them.
+
+`registry.json` names every bundled file with its SHA-256; a model is read once, checked, and handed on as bytes, so
+that what was checked is what runs.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+__all__ = ["Entry", "IntegrityError", "digest", "folder", "read", "registry"]
+
+
+class IntegrityError(Exception):
+    """A bundled model is missing or is not the file that was released."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One bundled model.
+
+    Parameters
+    ----------
+    name
+        Name by which users ask for it.
+    file
+        File name inside the package.
+    sha256
+        Hexadecimal digest of the file.
+    summary
+        One line on what it is for.
+    """
+
+    name: str
+    file: str
+    sha256: str
+    summary: str
+
+    @property
+    def path(self) -> Path:
+        """Where the ONNX file lies."""
+        return folder() / self.file
+
+    @property
+    def card_path(self) -> Path:
+        """Where its card (YAML) lies."""
+        return self.path.with_suffix(".yaml")
+
+
+def folder() -> Path:
+    """Return the folder that holds the bundled models."""
+    return Path(__file__).parent
+
+
+@cache
+def registry() -> dict[str, Entry]:
+    """Return the bundled models by name, in the order of the registry."""
+    table = json.loads((folder() / "registry.json").read_text(encoding="utf-8"))
+    return {name: Entry(name=name, **values) for name, values in table.items()}
+
+
+def digest(content: bytes) -> str:
+    """Return the SHA-256 of a model file's bytes, hexadecimal."""
+    return hashlib.sha256(content).hexdigest()
+
+
+def read(name: str) -> bytes:
+    """Return the bytes of a bundled model after checking them against the registry.
+
+    Raises
+    ------
+    KeyError
+        If no bundled model has that name.
+    IntegrityError
+        If the file is missing or its digest differs.
+    """
+    entry = registry()[name]
+    try:
+        content = entry.path.read_bytes()
+    except OSError as error:
+        raise IntegrityError(f"The bundled model {name!r} cannot be read ({error}): reinstall cellinfer.") from error
+    found = digest(content)
+    if found != entry.sha256:
+        raise IntegrityError(
+            f"The bundled model {name!r} at {entry.path} was altered: its SHA-256 is {found}, "
+            f"the registry says {entry.sha256}. Reinstall cellinfer."
+        )
+    return content

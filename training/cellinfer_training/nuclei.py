@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from cellinfer_training.augment import Augmentation, CropSampler
-from cellinfer_training.data import Sample, load_dsb2018, load_pairs
+from cellinfer_training.data import CLIP, HIGH, LOW, Sample, load_dsb2018, load_pairs
 from cellinfer_training.loop import Schedule, Trainer, resume_step
 from cellinfer_training.losses import distance_loss
 from cellinfer_training.networks import FieldNet
@@ -24,6 +26,10 @@ class Recipe:
     validation: float = 0.15
     augmentation: Augmentation = Augmentation()
     schedule: Schedule = Schedule()
+
+
+RECIPE = Recipe()
+DECODER = {"foreground": 0.5, "core": 0.5, "smallest": 0.05, "smallest_core": 0.005}
 
 
 def load(data: Path) -> list[Sample]:
@@ -59,3 +65,73 @@ def train(data: Path, folder: Path, recipe: Recipe, device: str = "cpu") -> None
     sampler = CropSampler(training, recipe.augmentation, recipe.seed + 1 + resume_step(folder))
     network = FieldNet(outputs=2, width=recipe.width)
     Trainer(network, distance_loss, sampler, validation, folder, recipe.schedule, device).run()
+
+
+def describe(evaluation: Mapping[str, Any], recipe: Recipe = RECIPE) -> dict[str, Any]:
+    """Return the model's card (BioImage.IO 0.5 layout) without file digest and golden result.
+
+    Parameters
+    ----------
+    evaluation
+        Figures on the validation images, by set.
+    recipe
+        The recipe that made the model.
+    """
+    space = [{"type": "space", "id": axis, "size": {"min": 16, "step": 16}} for axis in "yx"]
+    return {
+        "format_version": "0.5.4",
+        "type": "model",
+        "name": "nuclei",
+        "version": "0.1.0",
+        "description": "Nuclei in fluorescence microscopy (DNA stain), 8 and 16 bit, 10x to 40x.",
+        "license": "BSD-3-Clause",
+        "authors": [{"name": "The cellinfer developers"}],
+        "cite": [
+            {"text": "Caicedo et al. (2019), Nucleus segmentation across imaging experiments: the 2018 Data Science "
+                     "Bowl, Nature Methods 16:1247", "doi": "10.1038/s41592-019-0612-7"},
+        ],
+        "tags": ["nuclei", "fluorescence-light-microscopy", "instance-segmentation", "2d"],
+        "inputs": [
+            {
+                "id": "image",
+                "axes": [
+                    {"type": "batch"},
+                    {"type": "channel", "channel_names": ["DNA"]},
+                    *space,
+                ],
+                "data": {"type": "float32"},
+                "preprocessing": [
+                    {"id": "scale_range", "kwargs": {"axes": ["y", "x"], "min_percentile": LOW, "max_percentile": HIGH}},
+                    {"id": "clip", "kwargs": {"min": CLIP[0], "max": CLIP[1]}},
+                ],
+            }
+        ],
+        "outputs": [
+            {
+                "id": "fields",
+                "axes": [
+                    {"type": "batch"},
+                    {"type": "channel", "channel_names": ["foreground", "distance"]},
+                    *space,
+                ],
+                "data": {"type": "float32"},
+            }
+        ],
+        "training_data": {
+            "sets": ["BBBC038 (Data Science Bowl 2018 stage 1, fluorescence), CC0", "BBBC039, CC0"],
+            "split": "families of look-alike images, never divided between training and validation",
+        },
+        "config": {
+            "cellinfer": {
+                "task": "instance-segmentation",
+                "decoder": {"kind": "distance", "options": dict(DECODER)},
+                "diameter": recipe.augmentation.diameter,
+                "diameter_tolerance": 1.25,
+                "multiple": FieldNet.multiple,
+                "tile": 640,
+                "halo": 32,
+                "evaluation": dict(evaluation),
+                "recipe": asdict(recipe),
+            }
+        },
+    }

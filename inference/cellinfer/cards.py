@@ -1,0 +1,179 @@
+"""Model cards: what a network expects and what its output means.
+
+A card travels inside its ONNX file (metadata key `cellinfer`, as JSON) and beside it as YAML. Its layout follows the
+BioImage.IO model description 0.5 where that has a field; the rest stands under `config: cellinfer`. A missing or
+inconsistent field is refused when the model is loaded, never guessed.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from cellinfer.errors import ModelError
+
+METADATA_KEY = "cellinfer"
+_MISSING = object()
+
+
+@dataclass(frozen=True)
+class ModelCard:
+    """What the pipeline needs to know about a model, read from its description.
+
+    Parameters
+    ----------
+    name, version, description, license
+        As in the BioImage.IO description.
+    channels
+        Input channels in order, by meaning (for example `("DNA",)`).
+    percentiles
+        Percentiles of a field that are scaled to 0 and 1.
+    clip
+        Range in which scaled values are held.
+    diameter
+        Median object diameter, in pixels, at which the model works best.
+    diameter_tolerance
+        Largest factor by which an image's diameter may differ before it is rescaled.
+    multiple
+        Height and width of an input must be multiples of this.
+    tile
+        Side of the square input tiles, pixels.
+    halo
+        Pixels at a tile's rim whose output is not used.
+    outputs
+        Output fields in order (for example `("foreground", "distance")`).
+    decoder
+        Kind of decoder that turns the output into labels.
+    decoder_options
+        Keyword arguments of that decoder.
+    description_file
+        The whole description, as it stands in the file.
+    """
+
+    name: str
+    version: str
+    description: str
+    license: str
+    channels: tuple[str, ...]
+    percentiles: tuple[float, float]
+    clip: tuple[float, float]
+    diameter: float
+    diameter_tolerance: float
+    multiple: int
+    tile: int
+    halo: int
+    outputs: tuple[str, ...]
+    decoder: str
+    decoder_options: Mapping[str, float]
+    description_file: Mapping[str, Any] = field(repr=False)
+
+    @property
+    def golden(self) -> Mapping[str, Any]:
+        """Golden input and result, if the card has them."""
+        return dict(self.description_file["config"]["cellinfer"].get("golden", {}))
+
+
+def parse_card(description: Mapping[str, Any], source: str) -> ModelCard:
+    """Check a model description and return its card.
+
+    Parameters
+    ----------
+    description
+        Nested mapping in the BioImage.IO 0.5 layout.
+    source
+        What to call the model in errors (its name or path).
+
+    Raises
+    ------
+    ModelError
+        If a field is missing or does not make sense; the message names the field.
+    """
+    look = _Lookup(description, source)
+    image, fields = look("inputs", 0), look("outputs", 0)
+    scale = look("inputs", 0, "preprocessing", 0, "kwargs")
+    clip = look("inputs", 0, "preprocessing", 1, "kwargs")
+    ours = look("config", "cellinfer")
+    inner = _Lookup(ours, source, "config.cellinfer")
+    card = ModelCard(
+        name=str(look("name")),
+        version=str(look("version")),
+        description=str(look("description")),
+        license=str(look("license")),
+        channels=_channel_names(image, source),
+        percentiles=(float(scale["min_percentile"]), float(scale["max_percentile"])),
+        clip=(float(clip["min"]), float(clip["max"])),
+        diameter=float(inner("diameter")),
+        diameter_tolerance=float(inner("diameter_tolerance")),
+        multiple=int(inner("multiple")),
+        tile=int(inner("tile")),
+        halo=int(inner("halo")),
+        outputs=_channel_names(fields, source),
+        decoder=str(inner("decoder", "kind")),
+        decoder_options={name: float(value) for name, value in inner("decoder", "options").items()},
+        description_file=description,
+    )
+    _check(card, source)
+    return card
+
+
+def card_from_metadata(metadata: Mapping[str, str], source: str) -> ModelCard:
+    """Return the card stored in an ONNX file's metadata.
+
+    Raises
+    ------
+    ModelError
+        If the file has no card, or one that is not understood.
+    """
+    if METADATA_KEY not in metadata:
+        raise ModelError(
+            f"The model {source} has no card: its ONNX metadata lack the key {METADATA_KEY!r}. "
+            "Export it with cellinfer_training.export, which writes one."
+        )
+    try:
+        description = json.loads(metadata[METADATA_KEY])
+    except ValueError as error:
+        raise ModelError(f"The card inside the model {source} is not valid JSON ({error}).") from error
+    return parse_card(description, source)
+
+
+class _Lookup:
+    """Walks a nested description and names the missing field in its error."""
+
+    def __init__(self, root: Any, source: str, prefix: str = "") -> None:
+        self._root, self._source, self._prefix = root, source, prefix
+
+    def __call__(self, *path: str | int) -> Any:
+        found: Any = self._root
+        for step in path:
+            try:
+                found = found[step]
+            except (KeyError, IndexError, TypeError):
+                name = ".".join(map(str, [self._prefix, *path] if self._prefix else path))
+                raise ModelError(f"The card of the model {self._source} lacks the field {name}.") from None
+        return found
+
+
+def _channel_names(tensor: Mapping[str, Any], source: str) -> tuple[str, ...]:
+    for axis in tensor.get("axes", ()):
+        if axis.get("type") == "channel":
+            return tuple(str(name) for name in axis["channel_names"])
+    raise ModelError(f"The card of the model {source} names no channels for its tensor {tensor.get('id')!r}.")
+
+
+def _check(card: ModelCard, source: str) -> None:
+    low, high = card.percentiles
+    problems = [
+        (not 0 <= low < high <= 100, f"percentiles {card.percentiles} are not two rising numbers in 0..100"),
+        (not card.clip[0] < card.clip[1], f"clip range {card.clip} is empty"),
+        (not card.diameter > 0, f"diameter {card.diameter} is not positive"),
+        (not card.diameter_tolerance >= 1, f"diameter_tolerance {card.diameter_tolerance} is below 1"),
+        (card.multiple < 1, f"multiple {card.multiple} is below 1"),
+        (card.tile % max(card.multiple, 1) != 0, f"tile {card.tile} is not a multiple of {card.multiple}"),
+        (not 0 <= 2 * card.halo < card.tile, f"halo {card.halo} leaves nothing of a tile of {card.tile}"),
+        (not card.channels, "no input channel"),
+    ]
+    for wrong, why in problems:
+        if wrong:
+            raise ModelError(f"The card of the model {source} makes no sense: {why}.")

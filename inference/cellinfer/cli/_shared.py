@@ -1,0 +1,58 @@
+"""Options and small helpers that several commands share."""
+
+from __future__ import annotations
+
+from typing import Annotated, Optional
+
+import typer
+
+DeviceOption = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
+TtaOption = Annotated[
+    str, typer.Option(help="Test-time augmentation: none, flips (6 views) or d4 (8 views).")
+]
+MergeOption = Annotated[
+    str, typer.Option(help="How views are merged: instances (majority vote) or fields (mean of the network's output).")
+]
+EdgeOption = Annotated[str, typer.Option(help="Cells whose nucleus touches the edge of the field: drop or keep.")]
+PatternOption = Annotated[
+    Optional[str],
+    typer.Option(help="Regular expression for file names, with the groups well (or row and col), site, channel, z, time."),
+]
+LayoutOption = Annotated[str, typer.Option(help="Plate layout; auto recognises it.")]
+
+
+def parse_channels(pairs: list[str] | None) -> dict[str, str] | None:
+    """Read `NEW=FOUND` pairs.
+
+    Raises
+    ------
+    InputError
+        If a pair has no `=`, or two give one new name.
+    """
+    from cellinfer.errors import InputError
+
+    if not pairs:
+        return None
+    channels: dict[str, str] = {}
+    for pair in pairs:
+        new, equals, found = pair.partition("=")
+        if not (new and equals and found):
+            raise InputError(f"--channel {pair!r} must be NEW=FOUND, for example --channel DNA=2.")
+        if new in channels:
+            raise InputError(f"--channel names {new!r} twice.")
+        channels[new] = found
+    return channels
+
+
+def announce_compilation() -> None:
+    """Say once, on the error stream, that kernels are being compiled: the first run on a machine takes longer."""
+    from cellinfer_kernels import on_compile
+
+    said: list[str] = []
+
+    def say(kernel: str) -> None:
+        if not said:
+            typer.echo("compiling kernels for this machine (first run only, up to a minute) ...", err=True)
+        said.append(kernel)
+
+    on_compile(say)

@@ -1,0 +1,137 @@
+"""`cellinfer run`: a plate in, tables, label images, run.json and an overview picture out."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Optional
+
+import typer
+
+from cellinfer.cli._shared import DeviceOption, EdgeOption, LayoutOption, MergeOption, PatternOption, TtaOption
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from cellinfer.engine import RunResult, State
+
+
+def run(
+    plate: Annotated[Path, typer.Argument(help="Folder of images.", show_default=False)],
+    out: Annotated[
+        Optional[Path], typer.Option("--out", "-o", help="Result folder.", show_default="PLATE-cellinfer")
+    ] = None,
+    nuclei: Annotated[Optional[str], typer.Option(help="Channel that shows nuclei.", show_default="by name")] = None,
+    cells: Annotated[
+        Optional[str], typer.Option(help="Channel that shows cytoplasm.", show_default="the only other channel")
+    ] = None,
+    channel: Annotated[
+        Optional[list[str]],
+        typer.Option(help="NEW=FOUND: rename a channel, repeatable; channels not named are left out."),
+    ] = None,
+    model: Annotated[str, typer.Option(help="Bundled model, or path of an .onnx file with a card.")] = "nuclei",
+    device: DeviceOption = "auto",
+    diameter: Annotated[
+        Optional[float], typer.Option(help="Median nucleus diameter in pixels.", show_default="estimated")
+    ] = None,
+    tta: TtaOption = "none",
+    tta_merge: MergeOption = "instances",
+    cell_distance: Annotated[
+        Optional[float],
+        typer.Option(help="Farthest a cell reaches beyond its nucleus, in pixels.", show_default="one nucleus diameter"),
+    ] = None,
+    edge: EdgeOption = "drop",
+    pattern: PatternOption = None,
+    layout: LayoutOption = "auto",
+    workers: Annotated[int, typer.Option(help="Fields at the same time; 0: one per core.", min=0)] = 0,
+    csv: Annotated[bool, typer.Option("--csv", help="Also write the tables as CSV.")] = False,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Do every field again.")] = False,
+    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Try failed fields again.")] = False,
+) -> None:
+    """Turn a plate of images into single-cell tables; run again, do only what is missing."""
+    from cellinfer.cli._shared import announce_compilation, parse_channels
+    from cellinfer.engine import run as run_plate
+    from cellinfer.pipeline import Settings
+
+    announce_compilation()
+    settings = Settings(
+        nuclei=nuclei,
+        cells=cells,
+        diameter=diameter,
+        tta=tta,  # type: ignore[arg-type]
+        merge=tta_merge,  # type: ignore[arg-type]
+        cell_distance=cell_distance,
+        edge=edge,  # type: ignore[arg-type]
+    )
+    folder = out or plate.resolve().with_name(f"{plate.resolve().name}-cellinfer")
+    with _progress() as report:
+        result = run_plate(
+            plate,
+            folder,
+            model=model,
+            device=device,  # type: ignore[arg-type]
+            settings=settings,
+            pattern=pattern,
+            layout=layout,
+            channels=parse_channels(channel),
+            workers=workers,
+            csv=csv,
+            fresh=fresh,
+            retry_failed=retry_failed,
+            progress=report,
+        )
+    _summarise(result)
+    raise typer.Exit(0 if result.complete else 3)
+
+
+@contextlib.contextmanager
+def _progress() -> Iterator[Callable[[State], None]]:
+    """Show a bar with fields and cells per second."""
+    import time
+
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[pace]}"),
+        TimeRemainingColumn(),
+    )
+    started = time.monotonic()
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+        task = bar.add_task("fields", total=None, pace="")
+
+        def report(state: State) -> None:
+            elapsed = max(time.monotonic() - started, 1e-9)
+            new = state.done - state.reused
+            pace = f"{new / elapsed:.1f} fields/s, {state.cells / elapsed:.0f} cells/s" if new else ""
+            pace += f", {state.failed} failed" if state.failed else ""
+            bar.update(
+                task, total=state.total, completed=state.done, description=state.message or "fields", pace=pace
+            )
+
+        yield report
+
+
+def _summarise(result: RunResult) -> None:
+    from rich.console import Console
+    from rich.markup import escape
+
+    console = Console(highlight=False, soft_wrap=True)
+    reused = f", {result.reused} of them from before" if result.reused else ""
+    console.print(
+        f"[bold]{result.cells:,} cells[/] in {result.fields} fields{reused}; {result.seconds:.1f} s on "
+        f"{result.device}; nucleus diameter {result.diameter:.1f} px"
+    )
+    if result.failed:
+        console.print(f"[bold red]{len(result.failed)} fields failed[/] (the others are complete):")
+        for name, reason in list(result.failed.items())[:10]:
+            console.print(f"  {escape(name)}: {escape(reason)}")
+        if len(result.failed) > 10:
+            console.print(f"  and {len(result.failed) - 10} more: see Image_Reason in Image.parquet")
+    console.print(f"tables    {escape(str(result.folder))}{'/'}Nuclei.parquet, Cells, Cytoplasm, Image, Well")
+    console.print(f"labels    {escape(str(result.folder / 'labels'))}")
+    console.print(f"overview  {escape(str(result.overview))}")

@@ -1,0 +1,92 @@
+"""Is this installation fit to run? What `cellinfer doctor` prints, as data."""
+
+from __future__ import annotations
+
+import platform
+from dataclasses import dataclass
+from importlib import metadata
+
+import cellinfer_models
+from cellinfer_kernels import cache_folder
+
+from cellinfer._version import __version__
+from cellinfer.errors import CellinferError
+from cellinfer.outputs.runinfo import package_versions
+from cellinfer.sessions import available_cores, describe_engine, open_session
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was looked at: what, whether it is well, and what to know or do."""
+
+    topic: str
+    good: bool
+    text: str
+
+
+def examine() -> list[Finding]:
+    """Look at everything that a run needs."""
+    versions = ", ".join(f"{name} {version}" for name, version in package_versions().items())
+    return [
+        Finding("cellinfer", True, f"{__version__} on Python {platform.python_version()}, {platform.platform()}"),
+        Finding("packages", True, versions),
+        Finding("cores", True, f"{available_cores()} usable"),
+        *_engine(),
+        _kernels(),
+        *_models(),
+    ]
+
+
+def _engine() -> list[Finding]:
+    engine = describe_engine()
+    if engine["version"] is None:
+        return [Finding("network engine", False, engine["problem"])]
+    found = [Finding("network engine", True, f"onnxruntime {engine['version']}: {', '.join(engine['providers'])}")]
+    if _installed("onnxruntime") and _installed("onnxruntime-gpu"):
+        text = (
+            "onnxruntime and onnxruntime-gpu are both installed and overwrite each other: "
+            "pip uninstall both, then install 'cellinfer[cpu]' or 'cellinfer[gpu]'"
+        )
+        found.append(Finding("network engine", False, text))
+    if "CUDAExecutionProvider" in engine["providers"]:
+        found.append(_cuda())
+    else:
+        found.append(Finding("GPU", True, "not used: this onnxruntime has no CUDA support"))
+    return found
+
+
+def _cuda() -> Finding:
+    try:
+        open_session("nuclei", "cuda")
+    except CellinferError as error:
+        return Finding("GPU", False, str(error))
+    return Finding("GPU", True, "CUDA works")
+
+
+def _installed(name: str) -> bool:
+    try:
+        metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return False
+    return True
+
+
+def _kernels() -> Finding:
+    folder = cache_folder()
+    kept = "tmp" not in folder.parts[:2] or "cellinfer-kernels-" not in folder.name
+    text = f"compiled code is kept in {folder}"
+    if not kept:
+        text += "; it is lost when the process ends: set CELLINFER_CACHE to a folder you can write to"
+    return Finding("kernel cache", kept, text)
+
+
+def _models() -> list[Finding]:
+    from cellinfer.models import verify
+
+    findings = []
+    for name in cellinfer_models.registry():
+        try:
+            findings.append(Finding(f"model {name}", True, verify(name)))
+        except CellinferError as error:
+            findings.append(Finding(f"model {name}", False, str(error)))
+    return findings

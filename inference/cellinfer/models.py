@@ -1,0 +1,68 @@
+"""The bundled models: list them, show a card, prove that a model still gives what it gave when it was made."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import cellinfer_models
+
+from cellinfer.cards import ModelCard
+from cellinfer.errors import ModelError
+from cellinfer.golden import FOREGROUND_TOLERANCE, golden_image, golden_labels
+from cellinfer.sessions import open_session
+
+
+@dataclass(frozen=True)
+class Listed:
+    """One bundled model: its card, digest, file size in bytes and summary."""
+
+    card: ModelCard
+    sha256: str
+    size: int
+    summary: str
+
+
+def bundled() -> list[Listed]:
+    """Return the bundled models in the order of the registry."""
+    found = []
+    for name, entry in cellinfer_models.registry().items():
+        session = open_session(name, "cpu", 1)
+        found.append(Listed(session.card, session.sha256, entry.path.stat().st_size, entry.summary))
+    return found
+
+
+def card(model: str | Path) -> ModelCard:
+    """Return the card inside a bundled model or an ONNX file."""
+    return open_session(model, "cpu", 1).card
+
+
+def verify(model: str | Path) -> str:
+    """Check a model's file, card and result on its golden input.
+
+    Returns
+    -------
+    str
+        What was found, in one sentence.
+
+    Raises
+    ------
+    ModelError
+        If anything differs from the card; says what.
+    """
+    session = open_session(model, "cpu")
+    golden = session.card.golden
+    if not golden:
+        raise ModelError(f"The card of the model {model} has no golden result to verify against.")
+    if hashlib.sha256(golden_image().tobytes()).hexdigest() != golden["input_sha256"]:
+        raise ModelError(f"The golden input of the model {model} is another one than this version makes.")
+    labels = golden_labels(session)
+    objects, foreground = int(labels.max(initial=0)), int((labels > 0).sum())
+    close = abs(foreground - golden["foreground"]) <= FOREGROUND_TOLERANCE * golden["foreground"]
+    if objects != golden["objects"] or not close:
+        raise ModelError(
+            f"The model {model} gives {objects} objects covering {foreground} pixels on its golden input; its card "
+            f"says {golden['objects']} covering {golden['foreground']}. Reinstall cellinfer or report this machine."
+        )
+    return f"sha256 {session.sha256[:16]}…, {objects} golden objects as in its card"

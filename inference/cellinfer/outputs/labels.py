@@ -1,0 +1,42 @@
+"""Label images: one OME-TIFF per field and kind of object, readable by napari, Fiji and QuPath."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import tifffile
+from numpy.typing import NDArray
+
+from cellinfer.files import durable
+
+
+def write_labels(labels: NDArray[np.int32], path: Path, *, name: str, pixel_size: float | None = None) -> None:
+    """Write a label image.
+
+    Parameters
+    ----------
+    labels
+        `(H, W)` int32. Written as uint16 where ids fit, as int32 otherwise, never wrapped.
+    path
+        Where to; ends in `.ome.tiff` or `.tif`.
+    name
+        Channel name in the file.
+    pixel_size
+        Micrometres per pixel, if known.
+    """
+    small = labels.max(initial=0) <= np.iinfo(np.uint16).max
+    metadata: dict[str, object] = {"axes": "YX", "Channel": {"Name": [name]}}
+    if pixel_size is not None:
+        metadata |= {f"PhysicalSize{axis}": pixel_size for axis in "XY"}
+        metadata |= {f"PhysicalSize{axis}Unit": "µm" for axis in "XY"}
+    ome = path.name.lower().endswith((".ome.tif", ".ome.tiff"))
+    with durable(path) as partial:
+        tifffile.imwrite(
+            partial,
+            labels.astype(np.uint16) if small else labels,
+            compression="zlib",
+            photometric="minisblack",
+            ome=ome,
+            metadata=metadata if ome else {"axes": "YX"},
+        )

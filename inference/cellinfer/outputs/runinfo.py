@@ -1,0 +1,71 @@
+"""`run.json`: which model, configuration, versions and device made these results, and what it cost."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import platform
+from dataclasses import asdict
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cellinfer._version import __version__
+from cellinfer.files import durable
+from cellinfer.plate import Plate
+
+if TYPE_CHECKING:
+    from cellinfer.engine import RunResult
+    from cellinfer.pipeline import Pipeline
+
+_PACKAGES = ("numpy", "numba", "pandas", "pyarrow", "opencv-python-headless", "tifffile", "imagecodecs", "scipy")
+
+
+def write_run_info(
+    folder: Path, plate: Plate, pipeline: Pipeline, result: RunResult, stages: dict[str, float], workers: int
+) -> None:
+    """Write `run.json` into a result folder."""
+    session = pipeline.session
+    info = {
+        "cellinfer": __version__,
+        "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "model": {
+            "name": session.card.name,
+            "version": session.card.version,
+            "sha256": session.sha256,
+            "license": session.card.license,
+        },
+        "device": {"name": session.device, "workers": workers, "threads_per_worker": session.threads},
+        "configuration": asdict(pipeline.settings),
+        "input": {
+            "plate": plate.name,
+            "folder": str(plate.root),
+            "layout": plate.layout,
+            "channels": list(plate.channels),
+            "fields": len(plate.fields),
+            "missing_planes": len(plate.missing),
+            "pixel_size_um": plate.pixel_size,
+        },
+        "result": {
+            "fields": result.fields,
+            "cells": result.cells,
+            "reused": result.reused,
+            "failed": dict(result.failed),
+        },
+        "seconds": {"wall": round(result.seconds, 3), "by_stage_summed_over_fields": stages},
+        "versions": {"python": platform.python_version(), **package_versions()},
+        "machine": {"system": platform.platform(), "processor": platform.processor() or platform.machine()},
+    }
+    with durable(folder / "run.json") as partial:
+        partial.write_text(json.dumps(info, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def package_versions() -> dict[str, str]:
+    """Return the versions of the packages that results depend on."""
+    found: dict[str, Any] = {}
+    for name in (*_PACKAGES, "onnxruntime", "onnxruntime-gpu"):
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found

@@ -1,0 +1,358 @@
+"""One field in, one `FieldResult` out.
+
+The same function serves the command line, acquisition callbacks and workers elsewhere. It is a pure function of the
+pixels, the model and the settings; how many fields run where is the engine's business.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from cellinfer.cells import Compartments, EdgePolicy, compartments
+from cellinfer.errors import InputError
+from cellinfer.images import read_channel
+from cellinfer.measure import measure
+from cellinfer.measure.ratios import compartment_ratios
+from cellinfer.plate import Field
+from cellinfer.quality import image_quality
+from cellinfer.segmentation import Merge, Segmentation, Tta, estimate_diameter, segment_image
+from cellinfer.sessions import Device, Session, open_session
+
+Images = Mapping[str, NDArray[Any]]
+OBJECTS = ("Nuclei", "Cells", "Cytoplasm")
+KEY_COLUMNS = ("Metadata_Plate", "Metadata_Well", "Metadata_Site", "Metadata_Time", "ImageNumber")
+_NUCLEAR = re.compile(r"dna|dapi|hoechst|draq|nucle|sytox|h2b", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What decides a field's result, besides its pixels and the model.
+
+    Parameters
+    ----------
+    nuclei
+        Channel that shows nuclei; None finds it by its name, or takes the only one.
+    cells
+        Channel that shows cytoplasm; None takes the only other channel, and without one grows cells evenly.
+    diameter
+        Median nucleus diameter in pixels; None estimates it (a plate run estimates it once, from several fields).
+    tta, merge
+        Test-time augmentation, see `cellinfer.segmentation.segment_image`.
+    cell_distance
+        Farthest that a cell reaches beyond its nucleus, pixels; None takes one nucleus diameter, or a quarter of it
+        where no channel shows cytoplasm.
+    edge
+        What happens to cells whose nucleus touches the edge of the field.
+    families
+        Families of measurements; None takes all.
+    """
+
+    nuclei: str | None = None
+    cells: str | None = None
+    diameter: float | None = None
+    tta: Tta = "none"
+    merge: Merge = "instances"
+    cell_distance: float | None = None
+    edge: EdgePolicy = "drop"
+    families: tuple[str, ...] | None = None
+
+
+@dataclass
+class FieldResult:
+    """All that one field gives.
+
+    Attributes
+    ----------
+    labels
+        `"Nuclei"`, `"Cells"`, `"Cytoplasm"` -> `(H, W)` int32; one id names one cell in all three.
+    tables
+        The same names -> one row per cell, the same columns for an empty field.
+    image
+        The field's own row: counts, intensities, quality.
+    flags
+        What is wrong with the field, in words; empty if nothing.
+    seconds
+        Wall time by stage.
+    """
+
+    labels: dict[str, NDArray[np.int32]]
+    tables: dict[str, pd.DataFrame]
+    image: dict[str, Any]
+    flags: tuple[str, ...]
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def nuclei(self) -> pd.DataFrame:
+        """One row per nucleus."""
+        return self.tables["Nuclei"]
+
+    @property
+    def cells(self) -> pd.DataFrame:
+        """One row per cell."""
+        return self.tables["Cells"]
+
+    @property
+    def cytoplasm(self) -> pd.DataFrame:
+        """One row per cytoplasm."""
+        return self.tables["Cytoplasm"]
+
+
+class Pipeline:
+    """A model with settings, ready to analyse fields; safe to call from several threads.
+
+    Parameters
+    ----------
+    session
+        The model.
+    settings
+        What to do with it.
+
+    Examples
+    --------
+    >>> import cellinfer
+    >>> pipeline = cellinfer.load("nuclei")
+    >>> result = pipeline.analyse({"DNA": dna, "GFP": gfp})  # doctest: +SKIP
+    >>> result.cells["Cells_Ratio_NucleusCytoplasmMeanIntensity_GFP"].median()  # doctest: +SKIP
+    """
+
+    def __init__(self, session: Session, settings: Settings | None = None) -> None:
+        self.session = session
+        self.settings = settings or Settings()
+
+    def analyse(self, field: Field | Images | NDArray[Any]) -> FieldResult:
+        """Analyse one field.
+
+        Parameters
+        ----------
+        field
+            A plate's `Field`, a mapping of channel names to `(H, W)` arrays, or one `(H, W)` array of nuclei.
+
+        Returns
+        -------
+        FieldResult
+            Labels, tables, the field's own row.
+
+        Raises
+        ------
+        ImageError
+            If a plane cannot be read.
+        InputError
+            If a channel is missing, or planes differ in size.
+        """
+        seconds: dict[str, float] = {}
+        with _timed(seconds, "read"):
+            images = read_images(field) if isinstance(field, Field) else _as_images(field)
+        settings = resolve_channels(self.settings, tuple(images))
+        assert settings.nuclei is not None
+        with _timed(seconds, "segment"):
+            found = segment_image(
+                images[settings.nuclei],
+                self.session,
+                diameter=settings.diameter,
+                tta=settings.tta,
+                merge=settings.merge,
+            )
+        with _timed(seconds, "cells"):
+            parts = compartments(
+                found.labels,
+                None if settings.cells is None else images[settings.cells],
+                _cell_distance(settings, found.diameter),
+                diameter=found.diameter,
+                edge=settings.edge,
+            )
+        with _timed(seconds, "measure"):
+            row, flags = image_quality(images, parts.cells > 0)
+            tables = _measured(parts, images, found, settings, row)
+        row |= _counts(parts, found)
+        labels = {"Nuclei": parts.nuclei, "Cells": parts.cells, "Cytoplasm": parts.cytoplasm}
+        result = FieldResult(labels, tables, row, flags, seconds)
+        return _keyed(result, field) if isinstance(field, Field) else result
+
+    def resolved(self, **changes: Any) -> Pipeline:
+        """Return the same pipeline with other settings."""
+        return Pipeline(self.session, replace(self.settings, **changes))
+
+
+def load(
+    model: str | Path = "nuclei", *, device: Device = "auto", threads: int = 0, **settings: Any
+) -> Pipeline:
+    """Load a model and return a pipeline that analyses fields with it.
+
+    Parameters
+    ----------
+    model
+        Name of a bundled model, or path of an ONNX file with a card.
+    device, threads
+        See `cellinfer.sessions.open_session`.
+    **settings
+        Fields of `Settings`.
+    """
+    return Pipeline(open_session(model, device, threads), Settings(**settings))
+
+
+def resolve_channels(settings: Settings, channels: tuple[str, ...]) -> Settings:
+    """Name the channels that settings leave open.
+
+    Parameters
+    ----------
+    settings
+        Settings, perhaps with `nuclei` or `cells` None.
+    channels
+        The channels there are.
+
+    Raises
+    ------
+    InputError
+        If a named channel does not exist, or no name tells which channel shows nuclei.
+    """
+    for role in ("nuclei", "cells"):
+        name = getattr(settings, role)
+        if name is not None and name not in channels:
+            raise InputError(f"There is no channel {name!r} for {role}: the images have {_listed(channels)}.")
+    nuclei = settings.nuclei or _nuclear_channel(channels, settings.cells)
+    others = [name for name in channels if name != nuclei]
+    cells = settings.cells or (others[0] if len(others) == 1 else None)
+    if cells is None and len(others) > 1:
+        raise InputError(
+            f"Which channel shows the cytoplasm? Say --cells NAME: the images have {_listed(channels)}, "
+            f"of which {nuclei!r} shows nuclei."
+        )
+    return replace(settings, nuclei=nuclei, cells=cells)
+
+
+def plate_diameter(pipeline: Pipeline, fields: list[Field], at_most: int = 6) -> float:
+    """Estimate one nucleus diameter (pixels) for a plate: the median over fields spread evenly over it.
+
+    Fields that cannot be read or that hold nothing are passed over; with none left, the model's own diameter.
+    """
+    picks = np.unique(np.linspace(0, len(fields) - 1, min(at_most, len(fields))).round().astype(int))
+    found = []
+    for index in picks:
+        settings = resolve_channels(pipeline.settings, tuple(fields[index].images))
+        assert settings.nuclei is not None
+        try:
+            image = read_channel(fields[index], settings.nuclei)
+        except InputError:
+            continue
+        diameter = estimate_diameter(image, pipeline.session)
+        if diameter is not None:
+            found.append(diameter)
+    return round(float(np.median(found)) if found else pipeline.session.card.diameter, 2)
+
+
+def read_images(field: Field) -> dict[str, NDArray[Any]]:
+    """Read every channel of a field and check that all are of one size."""
+    return _same_size({channel: read_channel(field, channel) for channel in field.images})
+
+
+def _as_images(field: Images | NDArray[Any]) -> dict[str, NDArray[Any]]:
+    images = {"DNA": field} if isinstance(field, np.ndarray) else dict(field)
+    if not images:
+        raise InputError("The field has no channel.")
+    for name, image in images.items():
+        if not isinstance(image, np.ndarray) or image.ndim != 2 or image.size == 0 or image.dtype.kind not in "biuf":
+            raise InputError(f"Channel {name!r} must be an array (height, width) of numbers.")
+    return _same_size(images)
+
+
+def _same_size(images: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+    sizes = {name: image.shape for name, image in images.items()}
+    if len(set(sizes.values())) > 1:
+        raise InputError(f"The channels of one field differ in size: {sizes}.")
+    return images
+
+
+def _nuclear_channel(channels: tuple[str, ...], cells: str | None) -> str:
+    candidates = [name for name in channels if name != cells]
+    if len(candidates) == 1:
+        return candidates[0]
+    named = [name for name in candidates if _NUCLEAR.search(name)]
+    if len(named) != 1:
+        raise InputError(
+            f"Which channel shows nuclei? Say --nuclei NAME (or rename with --channel DNA=NAME): "
+            f"the images have {_listed(channels)}."
+        )
+    return named[0]
+
+
+def _listed(channels: tuple[str, ...]) -> str:
+    return f"the channels {', '.join(map(repr, channels))}" if len(channels) > 1 else f"one channel, {channels[0]!r}"
+
+
+def _cell_distance(settings: Settings, diameter: float) -> float:
+    if settings.cell_distance is not None:
+        return settings.cell_distance
+    return diameter if settings.cells is not None else 0.25 * diameter
+
+
+def _measured(
+    parts: Compartments, images: Images, found: Segmentation, settings: Settings, row: dict[str, Any]
+) -> dict[str, pd.DataFrame]:
+    """Measure all compartments; every table has one row per cell, in the same order."""
+    labels = (parts.nuclei, parts.cells, parts.cytoplasm)
+    ids = pd.Index(np.arange(1, parts.kept.size + 1), name="ObjectNumber")
+    tables = {}
+    for name, compartment in zip(OBJECTS, labels, strict=True):
+        table = measure(compartment, images, name=name, families=settings.families)
+        # A cell that is all nucleus has no cytoplasm pixel: its row is there, without values.
+        tables[name] = table.set_index("ObjectNumber").reindex(ids).reset_index()
+    background = {channel: row[f"Image_Intensity_Background_{channel}"] for channel in images}
+    ratios = compartment_ratios(*(tables[name] for name in OBJECTS), tuple(images), background=background)
+    tables["Cells"] = pd.concat([tables["Cells"], ratios], axis=1)
+    tables["Nuclei"] = pd.concat([tables["Nuclei"], _agreement(found, parts)], axis=1)
+    for parent in ("Cells", "Nuclei"):
+        tables["Cytoplasm"].insert(1, f"Metadata_Cytoplasm_Parent_{parent}", tables["Cytoplasm"]["ObjectNumber"])
+    return tables
+
+
+def _agreement(found: Segmentation, parts: Compartments) -> pd.DataFrame:
+    if found.votes is None or found.mean_iou is None or found.entropy is None:
+        return pd.DataFrame(index=range(parts.kept.size))
+    index = parts.kept - 1
+    return pd.DataFrame(
+        {
+            "Nuclei_TTA_VoteFraction": found.votes[index],
+            "Nuclei_TTA_MeanIoU": found.mean_iou[index],
+            "Nuclei_TTA_Entropy": found.entropy[index],
+        }
+    )
+
+
+def _counts(parts: Compartments, found: Segmentation) -> dict[str, Any]:
+    cells = int(parts.kept.size)
+    return {
+        "Image_Count_Nuclei": cells,
+        "Image_Count_Cells": cells,
+        "Image_Count_EdgeNuclei": parts.dropped,
+        "Image_Segmentation_Diameter": found.diameter,
+        "Image_Segmentation_Scale": found.scale,
+    }
+
+
+def _keyed(result: FieldResult, field: Field) -> FieldResult:
+    """Put the field's key in front of every table and of the field's own row."""
+    key = dict(zip(KEY_COLUMNS, (*field.key, field.number), strict=True))
+    for name, table in result.tables.items():
+        front = pd.DataFrame({column: [value] * len(table) for column, value in key.items()})
+        front = front.astype({column: type(value) for column, value in key.items()})
+        result.tables[name] = pd.concat([front, table], axis=1)
+    paths = {f"Image_FileName_{channel}": Path(refs[0].path).name for channel, refs in field.images.items()}
+    result.image = key | paths | result.image
+    return result
+
+
+@contextmanager
+def _timed(seconds: dict[str, float], stage: str) -> Iterator[None]:
+    started = time.perf_counter()
+    yield
+    seconds[stage] = time.perf_counter() - started

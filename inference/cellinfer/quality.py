@@ -1,0 +1,68 @@
+"""What a field's planes are like: level, background, saturation, focus, and what is wrong with them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from cellinfer_kernels.normalise import percentiles
+from numpy.typing import NDArray
+
+SATURATED = 0.01
+"""Share of pixels at the detector's largest value above which a plane is called saturated."""
+
+
+def image_quality(images: Mapping[str, NDArray[Any]], occupied: NDArray[np.bool_]) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """Describe the planes of a field.
+
+    Parameters
+    ----------
+    images
+        Channel name -> `(H, W)` plane. Pixels that are not finite are left out of every figure.
+    occupied
+        `(H, W)` bool, True where there is a cell.
+
+    Returns
+    -------
+    row : dict
+        Columns per channel, in the units of the image: `Image_Intensity_MeanIntensity_`, `..._MedianIntensity_`,
+        `..._Background_` (median outside cells; where cells cover more than 99 %, the 1st percentile),
+        `Image_ImageQuality_PercentMaximal_` (share of pixels at the plane's largest value, %) and
+        `Image_ImageQuality_FocusScore_` (variance over mean, as in CellProfiler); then `Image_QC_Flags`.
+    flags : tuple of str
+        What is wrong, in words.
+    """
+    row: dict[str, Any] = {}
+    flags: list[str] = []
+    free = ~occupied
+    sparse = free.mean() >= 0.01
+    for name, image in images.items():
+        finite = image if image.dtype.kind != "f" else image[np.isfinite(image)]
+        if finite.size < image.size:
+            flags.append(f"{name}: {image.size - finite.size} pixels are not finite")
+        row |= _describe(name, finite, percentiles(image[free] if sparse else image, (50.0 if sparse else 1.0,))[0])
+        largest = np.iinfo(image.dtype).max if image.dtype.kind == "u" else None
+        if finite.size and finite.min() == finite.max():
+            flags.append(f"{name}: constant at {finite.flat[0]}")
+        elif largest is not None and (image == largest).mean() > SATURATED:
+            flags.append(f"{name}: {(image == largest).mean():.1%} of pixels are saturated")
+    row["Image_QC_Flags"] = "; ".join(flags)
+    return row, tuple(flags)
+
+
+def _describe(name: str, finite: NDArray[Any], background: float) -> dict[str, float]:
+    values = {"mean": np.nan, "median": np.nan, "maximal": np.nan, "focus": np.nan}
+    if finite.size:
+        mean = float(finite.mean(dtype=np.float64))
+        values["mean"], values["median"] = mean, float(np.median(finite))
+        values["maximal"] = 100.0 * float((finite == finite.max()).mean())
+        if mean > 0:
+            values["focus"] = float(finite.var(dtype=np.float64)) / mean
+    return {
+        f"Image_Intensity_MeanIntensity_{name}": values["mean"],
+        f"Image_Intensity_MedianIntensity_{name}": values["median"],
+        f"Image_Intensity_Background_{name}": float(background),
+        f"Image_ImageQuality_PercentMaximal_{name}": values["maximal"],
+        f"Image_ImageQuality_FocusScore_{name}": values["focus"],
+    }

@@ -1,0 +1,195 @@
+"""Sessions: a verified model file on a verified device. The only module that imports onnxruntime."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import cellinfer_models
+import numpy as np
+from cellinfer_models import IntegrityError
+from numpy.typing import NDArray
+
+from cellinfer.cards import ModelCard, card_from_metadata
+from cellinfer.errors import DeviceError, ModelError
+
+if TYPE_CHECKING:
+    import onnxruntime
+
+Device = Literal["auto", "cpu", "cuda"]
+_PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+# A TensorProto's `external_data` entry with the key "location", as it stands in a serialised protobuf.
+_EXTERNAL_DATA = b"\x0a\x08location\x12"
+
+
+@dataclass(frozen=True)
+class Session:
+    """A model ready to run.
+
+    Attributes
+    ----------
+    card
+        What the model expects and gives.
+    sha256
+        Digest of the file it was built from.
+    device
+        `"cpu"` or `"cuda"`: where it really runs.
+    threads
+        Threads that one call uses on the CPU.
+    """
+
+    card: ModelCard
+    sha256: str
+    device: str
+    threads: int
+    _engine: onnxruntime.InferenceSession
+
+    def run(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Run the network; may be called from several threads at once.
+
+        Parameters
+        ----------
+        batch
+            `(N, C, H, W)` float32, normalised; H and W multiples of the card's `multiple`.
+
+        Returns
+        -------
+        ndarray
+            `(N, outputs, H, W)` float32.
+
+        Raises
+        ------
+        ModelError
+            If the batch does not have the shape that the card promises.
+        """
+        if batch.ndim != 4 or batch.shape[1] != len(self.card.channels):
+            raise ModelError(
+                f"The model {self.card.name!r} takes (N, {len(self.card.channels)}, H, W) with channels "
+                f"{list(self.card.channels)}; it was given an array of shape {batch.shape}."
+            )
+        (output,) = self._engine.run(None, {self._engine.get_inputs()[0].name: batch})
+        return np.asarray(output, dtype=np.float32)
+
+
+def open_session(model: str | Path = "nuclei", device: Device = "auto", threads: int = 0) -> Session:
+    """Open a bundled model by name, or any ONNX file that carries a card.
+
+    Parameters
+    ----------
+    model
+        Name of a bundled model (see `cellinfer models list`), or path of an ONNX file.
+    device
+        `"auto"` takes a GPU where one works and the CPU elsewhere; `"cpu"` and `"cuda"` are taken at their word.
+    threads
+        Threads per call on the CPU; 0 takes every core that this process may use.
+
+    Raises
+    ------
+    ModelError
+        If the file is missing, altered, has no valid card, or is not a network that the engine accepts.
+    DeviceError
+        If the device asked for is not there.
+    """
+    content, source = _read_model(model)
+    threads = threads or available_cores()
+    engine, taken = _build(content, source, device, threads)
+    card = card_from_metadata(engine.get_modelmeta().custom_metadata_map, source)
+    _check_shapes(engine, card, source)
+    return Session(card, cellinfer_models.digest(content), taken, threads, engine)
+
+
+def available_cores() -> int:
+    """Return how many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def describe_engine() -> dict[str, Any]:
+    """Return the network engine's version and the providers it offers; `version` is None where it is missing."""
+    try:
+        engine = _onnxruntime()
+    except ModelError as error:
+        return {"version": None, "providers": [], "problem": str(error)}
+    return {"version": engine.__version__, "providers": list(engine.get_available_providers()), "problem": None}
+
+
+@cache
+def _onnxruntime() -> Any:
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise ModelError(
+            "No network engine is installed: run `pip install 'cellinfer[cpu]'`, or `'cellinfer[gpu]'` for NVIDIA."
+        ) from error
+    onnxruntime.set_default_logger_severity(3)  # its warnings are turned into errors of ours below
+    return onnxruntime
+
+
+def _read_model(model: str | Path) -> tuple[bytes, str]:
+    """Read a model file once; what is checked is what runs."""
+    if isinstance(model, str) and model in cellinfer_models.registry():
+        try:
+            return cellinfer_models.read(model), model
+        except IntegrityError as error:
+            raise ModelError(str(error)) from error
+    path = Path(model)
+    if not path.is_file():
+        known = ", ".join(cellinfer_models.registry())
+        raise ModelError(f"There is no model {str(model)!r}: give one of {known}, or the path of an .onnx file.")
+    content = path.read_bytes()
+    if _EXTERNAL_DATA in content:
+        raise ModelError(f"The model {path} keeps weights in other files: only single-file models are accepted.")
+    return content, str(path)
+
+
+def _build(content: bytes, source: str, device: Device, threads: int) -> tuple[Any, str]:
+    """Build the engine's session on the device asked for, and check that it really runs there."""
+    engine = _onnxruntime()
+    offered = engine.get_available_providers()
+    if device not in ("auto", *_PROVIDERS):
+        raise DeviceError(f"Unknown device {device!r}: choose auto, cpu or cuda.")
+    if device == "cuda" and _PROVIDERS["cuda"] not in offered:
+        raise DeviceError(
+            "The device 'cuda' was asked for, but the installed onnxruntime has no CUDA support (it offers "
+            f"{', '.join(offered)}). Install 'cellinfer[gpu]' in a clean environment, or use --device cpu."
+        )
+    wanted = ["cuda", "cpu"] if device == "auto" else [device]
+    for name in (name for name in wanted if _PROVIDERS[name] in offered):
+        session = _try_provider(engine, content, source, name, threads)
+        if session is not None:
+            return session, name
+    raise DeviceError(
+        f"The device {device!r} was asked for, but no network could be started on it (driver, CUDA or cuDNN missing "
+        "or too old?). `cellinfer doctor` says what is there; --device cpu always works."
+    )
+
+
+def _try_provider(engine: Any, content: bytes, source: str, name: str, threads: int) -> Any:
+    """Return a session whose first provider is the one asked for, or None if the engine fell back."""
+    options = engine.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    # Spinning threads would steal the cores from measuring.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    try:
+        session = engine.InferenceSession(content, options, providers=[_PROVIDERS[name]])
+    except Exception as error:  # onnxruntime raises a dozen unrelated types
+        if name == "cuda":
+            return None
+        raise ModelError(f"The model {source} is not a network that onnxruntime accepts: {error}") from error
+    return session if session.get_providers()[0] == _PROVIDERS[name] else None
+
+
+def _check_shapes(engine: Any, card: ModelCard, source: str) -> None:
+    """Refuse a network whose tensors contradict its card."""
+    inputs, outputs = engine.get_inputs(), engine.get_outputs()
+    for kind, tensors, names in (("input", inputs, card.channels), ("output", outputs, card.outputs)):
+        if len(tensors) != 1 or len(tensors[0].shape) != 4:
+            raise ModelError(f"The model {source} must have one {kind} of shape (N, C, H, W).")
+        channels = tensors[0].shape[1]
+        if isinstance(channels, int) and channels != len(names):
+            raise ModelError(
+                f"The model {source} has {channels} {kind} channels, but its card names {len(names)}: {list(names)}."
+            )

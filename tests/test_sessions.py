@@ -1,0 +1,151 @@
+"""Models are verified before they run: file, card, shapes, device."""
+
+from __future__ import annotations
+
+import copy
+import json
+from pathlib import Path
+from typing import Any
+
+import cellinfer_models
+import numpy as np
+import onnx
+import pytest
+import yaml
+from onnx import TensorProto, helper
+
+from cellinfer import models
+from cellinfer.cards import METADATA_KEY, parse_card
+from cellinfer.errors import DeviceError, ModelError
+from cellinfer.sessions import open_session
+
+
+def description() -> dict[str, Any]:
+    return copy.deepcopy(dict(open_session("nuclei", "cpu", 1).card.description_file))
+
+
+def save_identity(path: Path, card: dict[str, Any] | None, outputs: int = 2, inputs: int = 1) -> Path:
+    """A network that repeats its input channel `outputs` times."""
+    shape = ["n", inputs, "h", "w"]
+    repeat = helper.make_node("Concat", ["image"] * outputs, ["fields"], axis=1)
+    graph = helper.make_graph(
+        [repeat],
+        "repeat",
+        [helper.make_tensor_value_info("image", TensorProto.FLOAT, shape)],
+        [helper.make_tensor_value_info("fields", TensorProto.FLOAT, ["n", outputs * inputs, "h", "w"])],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    if card is not None:
+        helper.set_model_props(model, {METADATA_KEY: json.dumps(card)})
+    onnx.save(model, path)
+    return path
+
+
+def test_the_bundled_models_are_what_their_cards_say() -> None:
+    for name, entry in cellinfer_models.registry().items():
+        assert "golden objects" in models.verify(name)
+        beside = yaml.safe_load(entry.card_path.read_text(encoding="utf-8"))
+        inside = dict(open_session(name, "cpu", 1).card.description_file)
+        assert beside.pop("weights")["onnx"]["sha256"] == entry.sha256
+        assert beside == inside
+
+
+def test_bundled_models_are_small() -> None:
+    assert all(entry.path.stat().st_size < 10e6 for entry in cellinfer_models.registry().values())
+
+
+def test_a_model_file_of_ones_own_runs(tmp_path: Path) -> None:
+    session = open_session(save_identity(tmp_path / "own.onnx", description()), "cpu", 1)
+    batch = np.random.default_rng(0).random((3, 1, 32, 16), np.float32)
+    np.testing.assert_array_equal(session.run(batch), np.repeat(batch, 2, axis=1))
+    assert session.device == "cpu"
+
+
+def test_a_batch_with_other_channels_is_refused(tmp_path: Path) -> None:
+    session = open_session(save_identity(tmp_path / "own.onnx", description()), "cpu", 1)
+    with pytest.raises(ModelError, match="DNA"):
+        session.run(np.zeros((1, 3, 16, 16), np.float32))
+
+
+def test_an_altered_bundled_model_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for file in ("nuclei.onnx", "registry.json"):
+        (tmp_path / file).write_bytes((cellinfer_models.folder() / file).read_bytes())
+    content = bytearray((tmp_path / "nuclei.onnx").read_bytes())
+    content[len(content) // 2] ^= 1
+    (tmp_path / "nuclei.onnx").write_bytes(content)
+    monkeypatch.setattr(cellinfer_models, "folder", lambda: tmp_path)
+    with pytest.raises(ModelError, match="altered"):
+        open_session("nuclei", "cpu")
+
+
+def test_unknown_names_say_what_there_is() -> None:
+    with pytest.raises(ModelError, match="nuclei"):
+        open_session("cats", "cpu")
+
+
+@pytest.mark.parametrize("content", [b"", b"\x08\x08", b"not a network at all"])
+def test_files_that_are_no_networks_are_refused(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "bad.onnx").write_bytes(content)
+    with pytest.raises(ModelError):
+        open_session(tmp_path / "bad.onnx", "cpu")
+
+
+def test_a_truncated_network_is_refused(tmp_path: Path) -> None:
+    content = cellinfer_models.read("nuclei")
+    (tmp_path / "cut.onnx").write_bytes(content[: len(content) // 2])
+    with pytest.raises(ModelError):
+        open_session(tmp_path / "cut.onnx", "cpu")
+
+
+def test_a_network_with_weights_elsewhere_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "weights.bin").write_bytes(bytes(4))
+    weight = TensorProto(name="w", data_type=TensorProto.FLOAT, dims=[1], data_location=TensorProto.EXTERNAL)
+    weight.external_data.add(key="location", value="weights.bin")
+    model = onnx.load(save_identity(tmp_path / "own.onnx", description()))
+    model.graph.initializer.append(weight)
+    (tmp_path / "outside.onnx").write_bytes(model.SerializeToString())
+    with pytest.raises(ModelError, match="single-file"):
+        open_session(tmp_path / "outside.onnx", "cpu")
+
+
+def test_a_network_without_card_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="no card"):
+        open_session(save_identity(tmp_path / "own.onnx", None), "cpu")
+
+
+def test_channels_that_contradict_the_card_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="3 input channels"):
+        open_session(save_identity(tmp_path / "rgb.onnx", description(), inputs=3), "cpu")
+    with pytest.raises(ModelError, match="5 output channels"):
+        open_session(save_identity(tmp_path / "five.onnx", description(), outputs=5), "cpu")
+
+
+@pytest.mark.parametrize("field", ["name", "license", "inputs", "outputs", "config"])
+def test_a_card_without_a_field_names_it(field: str) -> None:
+    card = description()
+    del card[field]
+    with pytest.raises(ModelError, match=field):
+        parse_card(card, "mine")
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("diameter", 0), ("diameter_tolerance", 0.5), ("tile", 641), ("halo", 400), ("multiple", 0)],
+)
+def test_cards_that_make_no_sense_are_refused(field: str, value: float) -> None:
+    card = description()
+    card["config"]["cellinfer"][field] = value
+    with pytest.raises(ModelError, match=field):
+        parse_card(card, "mine")
+
+
+def test_a_gpu_that_is_not_there_is_an_error() -> None:
+    import onnxruntime
+
+    if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
+        pytest.skip("this machine has CUDA support")
+    with pytest.raises(DeviceError, match="gpu"):
+        open_session("nuclei", "cuda")
+    assert open_session("nuclei", "auto", 1).device == "cpu"
+    with pytest.raises(DeviceError, match="auto, cpu or cuda"):
+        open_session("nuclei", "tpu")  # type: ignore[arg-type]

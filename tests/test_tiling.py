@@ -1,0 +1,54 @@
+"""Tiles cover every field exactly once, and a local network cannot tell that there were any."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from cellinfer.tiling import plan, predict
+
+
+@given(length=st.integers(1, 3000), halo=st.integers(0, 40), tile=st.sampled_from([96, 256, 640]))
+def test_used_parts_cover_the_axis(length: int, halo: int, tile: int) -> None:
+    layout = plan(length, tile, halo, 16)
+    used = layout.size - 2 * halo
+    assert layout.size % 16 == 0
+    assert layout.size <= tile
+    assert layout.starts[0] == 0
+    assert layout.starts[-1] + used >= length
+    assert all(b - a <= used for a, b in zip(layout.starts, layout.starts[1:], strict=False))
+
+
+def blur(batch: NDArray[np.float32]) -> NDArray[np.float32]:
+    """A 'network' that sees 3 pixels far and gives two fields."""
+    padded = np.pad(batch[:, 0], ((0, 0), (3, 3), (3, 3)), mode="edge")
+    total = sum(padded[:, y : y + batch.shape[2], x : x + batch.shape[3]] for y in range(7) for x in range(7))
+    return np.stack([np.asarray(total, np.float32), batch[:, 0]], axis=1)
+
+
+@settings(deadline=None, max_examples=40)
+@given(height=st.integers(1, 300), width=st.integers(1, 300), seed=st.integers(0, 99))
+def test_tiles_leave_no_seams(height: int, width: int, seed: int) -> None:
+    image = np.random.default_rng(seed).random((1, height, width), np.float32)
+    tiled = predict(blur, image, tile=96, halo=16, multiple=16)
+    whole = predict(blur, image, tile=4096, halo=16, multiple=16)
+    assert tiled.shape == (2, height, width)
+    np.testing.assert_array_equal(tiled[1], image[0])
+    np.testing.assert_allclose(tiled, whole, rtol=1e-5)
+
+
+@pytest.mark.parametrize("batch", [1, 3, 100])
+def test_all_tiles_have_one_shape_and_batches_are_bounded(batch: int) -> None:
+    shapes = []
+
+    def network(tiles: NDArray[np.float32]) -> NDArray[np.float32]:
+        shapes.append(tiles.shape)
+        return tiles
+
+    predict(network, np.zeros((1, 200, 170), np.float32), tile=96, halo=16, multiple=16, batch=batch)
+    assert {shape[1:] for shape in shapes} == {(1, 96, 96)}
+    assert max(shape[0] for shape in shapes) <= batch
+    assert sum(shape[0] for shape in shapes) == 4 * 3

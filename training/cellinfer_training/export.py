@@ -1,0 +1,152 @@
+"""From a trained torch network to one ONNX file with its card inside, proven equal to torch."""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+import yaml
+from cellinfer.cards import METADATA_KEY, parse_card
+from cellinfer.golden import golden_image, golden_labels
+from cellinfer.sessions import open_session
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+OPSET = 18
+TOLERANCE = 1e-4
+"""Largest difference between torch and onnxruntime (probabilities) that an export may have."""
+
+
+class _WithSigmoid(nn.Module):
+    """The network as deployed: probabilities, not logits."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, image: Tensor) -> Tensor:
+        return torch.sigmoid(self.network(image))
+
+
+def export_model(network: nn.Module, description: Mapping[str, Any], path: Path) -> float:
+    """Write a network as ONNX with its card inside, and the card beside it as YAML.
+
+    Parameters
+    ----------
+    network
+        Takes `(N, C, H, W)` float32 and returns logits `(N, K, H, W)`.
+    description
+        The card in the BioImage.IO 0.5 layout; the file digest and golden result are added here.
+    path
+        The `.onnx` file to write; its card goes to the same name with `.yaml`.
+
+    Returns
+    -------
+    float
+        Largest absolute difference between torch and onnxruntime on random and golden input.
+
+    Raises
+    ------
+    RuntimeError
+        If the difference exceeds `TOLERANCE`; nothing is left behind then.
+    """
+    card = parse_card(description, path.stem)
+    deployed = _WithSigmoid(network.cpu().to(memory_format=torch.contiguous_format)).eval()  # type: ignore[call-overload]
+    partial = path.with_suffix(".partial.onnx")
+    side = 4 * card.multiple
+    example = torch.zeros(2, len(card.channels), side, 2 * side)
+    batch, height, width = (torch.export.Dim(name) for name in ("batch", "rows", "columns"))
+    program = torch.onnx.export(
+        deployed,
+        (example,),
+        input_names=["image"],
+        output_names=["fields"],
+        opset_version=OPSET,
+        dynamo=True,
+        dynamic_shapes=({0: batch, 2: card.multiple * height, 3: card.multiple * width},),
+        verbose=False,
+    )
+    assert program is not None
+    model = program.model_proto
+    try:
+        _write(model, description, partial)
+        difference = _parity(deployed, partial)
+        if difference > TOLERANCE:
+            raise RuntimeError(f"torch and onnxruntime differ by {difference:.2g} (at most {TOLERANCE:.0e} allowed)")
+        complete = _with_golden(description, partial)
+        _write(model, complete, partial)
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+    _write_card(complete, path)
+    return difference
+
+
+def register(path: Path, summary: str) -> None:
+    """Enter an exported model in the registry of its folder."""
+    registry = path.with_name("registry.json")
+    table = json.loads(registry.read_text(encoding="utf-8")) if registry.exists() else {}
+    table[path.stem] = {
+        "file": path.name,
+        "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+        "summary": summary,
+    }
+    registry.write_text(json.dumps(table, indent=2) + "\n", encoding="utf-8")
+
+
+def _write(model: onnx.ModelProto, description: Mapping[str, Any], path: Path) -> None:
+    stripped = onnx.ModelProto()
+    stripped.CopyFrom(model)
+    del stripped.metadata_props[:]
+    for node in stripped.graph.node:  # the exporter notes the author's file paths on every node
+        del node.metadata_props[:]
+        node.doc_string = ""
+    for value in stripped.graph.value_info:
+        del value.metadata_props[:]
+    entry = stripped.metadata_props.add()
+    entry.key, entry.value = METADATA_KEY, json.dumps(description)
+    onnx.checker.check_model(stripped)
+    path.write_bytes(stripped.SerializeToString())
+
+
+@torch.no_grad()
+def _parity(deployed: nn.Module, path: Path) -> float:
+    session = open_session(path, device="cpu")
+    multiple, channels = session.card.multiple, len(session.card.channels)
+    random = np.random.default_rng(0)
+    batches: list[NDArray[np.float32]] = [
+        random.random((n, channels, a * multiple, b * multiple), np.float32) for n, a, b in ((1, 4, 4), (3, 9, 5), (2, 1, 2))
+    ]
+    return max(float(np.abs(session.run(b) - deployed(torch.from_numpy(b)).numpy()).max()) for b in batches)
+
+
+def _with_golden(description: Mapping[str, Any], path: Path) -> dict[str, Any]:
+    image = golden_image()
+    labels = golden_labels(open_session(path, device="cpu"))
+    complete: dict[str, Any] = json.loads(json.dumps(description))
+    complete["config"]["cellinfer"]["golden"] = {
+        "input_sha256": hashlib.sha256(image.tobytes()).hexdigest(),
+        "objects": int(labels.max()),
+        "foreground": int((labels > 0).sum()),
+    }
+    complete["timestamp"] = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    return complete
+
+
+def _write_card(description: Mapping[str, Any], path: Path) -> None:
+    complete = dict(description)
+    complete["weights"] = {
+        "onnx": {
+            "source": path.name,
+            "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+            "opset_version": OPSET,
+        }
+    }
+    path.with_suffix(".yaml").write_text(yaml.safe_dump(complete, sort_keys=False, width=110), encoding="utf-8")
