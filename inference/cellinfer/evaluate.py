@@ -140,8 +140,8 @@ def evaluate_pair(truth: Array, pred: Array, *, strict: bool = True) -> PairScor
     at50, at75, at70 = range(len(dsb), len(dsb) + 3)
     tp, fp, fn = (int(counts[at50]) for counts in (scores.tp, scores.fp, scores.fn))
     wrong = errors(truth, pred)
-    both = np.count_nonzero((truth != 0) & (pred != 0))
-    either = np.count_nonzero((truth != 0) | (pred != 0))
+    both = int(np.count_nonzero((truth != 0) & (pred != 0)))
+    either = int(np.count_nonzero((truth != 0) | (pred != 0)))
     return PairScore(
         map_dsb=float(precision[: len(dsb)].mean()),
         ap50=float(precision[at50]),
