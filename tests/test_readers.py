@@ -556,7 +556,16 @@ def test_descriptions_are_found_in_every_kind_of_tiff(tmp_path, big, order):
 
 
 @pytest.mark.parametrize(
-    "content", [b"", b"II*\0", b"II*\0\x08\0\0\0", b"MM\0*\xff\xff\xff\xff", b"\x89PNG", b"II*\0" * 9]
+    "content",
+    [
+        b"",
+        b"II*\0",
+        b"II*\0\x08\0\0\0",
+        b"MM\0*\xff\xff\xff\xff",
+        b"\x89PNG",
+        b"II*\0" * 9,
+        b"II+\0\x08\0\0\0" + b"\xff" * 8,
+    ],
 )
 def test_a_broken_file_has_no_description(tmp_path, content):
     path = tmp_path / "a.tif"

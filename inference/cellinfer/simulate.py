@@ -99,7 +99,7 @@ def plan(wells: int) -> tuple[Treatment, ...]:
     InputError
         For any other number.
     """
-    if not (1 <= wells <= _COLUMNS or (wells % _COLUMNS == 0 and wells <= 96)):
+    if not (1 <= wells <= 96 and (wells <= _COLUMNS or wells % _COLUMNS == 0)):
         raise InputError(f"cannot lay out {wells} wells: choose 1 to 12, or 24, 36, 48, 60, 72, 84, 96")
     columns = min(wells, _COLUMNS)
     controls = 2 if columns >= 8 else 1

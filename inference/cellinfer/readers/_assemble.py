@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import os
 from collections.abc import Iterable, Mapping
 
 from cellinfer.errors import InputError
@@ -44,7 +43,7 @@ def assemble(listing: Listing, found: Found, channels: Mapping[str, str] | None 
     names = tuple(sorted({channel for _, channel in expected}, key=natural_key))
     rename = _renaming(names, channels)
     keys = sorted(stacks, key=lambda key: key.order)
-    ignored = {*listing.ignored, *found.ignored, *(os.path.relpath(ref.path, listing.root) for ref in projections)}
+    ignored = {*listing.ignored, *found.ignored, *(listing.relative(ref.path) for ref in projections)}
     plates = {key.plate for key in keys}
     return Plate(
         name=keys[0].plate if len(plates) == 1 else listing.root.name,

@@ -32,7 +32,7 @@ def description(path: str) -> str:
     try:
         with open(path, "rb") as file:  # noqa: PTH123
             return _description(file).rstrip(b"\0").decode("utf-8", errors="replace")
-    except (OSError, struct.error):
+    except (OSError, struct.error, OverflowError, ValueError):  # the last two: offsets beyond any file
         return ""
 
 
@@ -65,7 +65,7 @@ def _description(file: BinaryIO) -> bytes:
 def parse_xml(text: str) -> Element | None:
     """Parse XML from a file; None if it is not well formed, or holds entities (which can blow up memory)."""
     try:
-        root: Element = fromstring(text.encode("utf-8") if isinstance(text, str) else text)
+        root: Element = fromstring(text.encode("utf-8"))
     except (ParseError, DefusedXmlException, ValueError):
         return None
     return root

@@ -30,6 +30,10 @@ class Listing:
         """Return the absolute path of a listed file."""
         return os.path.join(self.root, relative)  # noqa: PTH118  pathlib is too slow for 20,000 files
 
+    def relative(self, absolute: str) -> str:
+        """Undo `absolute`."""
+        return Path(absolute).relative_to(self.root).as_posix()
+
 
 def scan(path: str | os.PathLike[str]) -> Listing:
     """List all image files under a folder, opening none.

@@ -1,0 +1,437 @@
+"""Decoding: every codec gives the same pixels, every damage gives an error."""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import tifffile
+from cellinfer import images
+from cellinfer.errors import ImageError
+from cellinfer.images import Header, read_channel, read_header, read_image, read_labels, read_plane
+from cellinfer.plate import Field, FieldKey, ImageRef
+
+CODECS = (None, "lzw", "zlib", "zstd", "packbits", "lzma")
+
+
+def picture(dtype=np.uint16, shape=(37, 53), seed=0):
+    """Smooth enough to be compressed, with values all over the type's range."""
+    noise = cv2.GaussianBlur(np.random.default_rng(seed).random(shape), (0, 0), 1.5)
+    noise = (noise - noise.min()) / np.ptp(noise)
+    info = np.iinfo(dtype)
+    return np.rint(noise * info.max).astype(dtype)
+
+
+def write(path, image, **options):
+    tifffile.imwrite(path, image, metadata=None, **options)
+    return path
+
+
+# what comes out
+
+
+@pytest.mark.parametrize("codec", CODECS)
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize("options", [{}, {"rowsperstrip": 5}, {"tile": (16, 32)}, {"bigtiff": True}])
+def test_every_kind_of_tiff_gives_its_pixels(tmp_path, codec, dtype, order, options):
+    image = picture(dtype)
+    predictor = codec not in (None, "packbits")
+    path = write(tmp_path / "a.tif", image, compression=codec, predictor=predictor, byteorder=order, **options)
+    read = read_image(path)
+    np.testing.assert_array_equal(read, image)
+    assert read.dtype == dtype and read.dtype.isnative and read.flags.c_contiguous
+    assert read_header(ImageRef(str(path))) == Header(image.shape, np.dtype(dtype).name)
+
+
+def test_opencv_decodes_plain_lzw_and_nothing_else(tmp_path):
+    cases = {
+        "plain": {},
+        "white is zero": {"photometric": "miniswhite"},
+        "turned": {"extratags": [(274, 3, 1, 6, True)]},
+        "private tag": {"extratags": [(65000, 3, 1, 1, True)]},
+    }
+    for name, options in cases.items():
+        image = picture()
+        path = write(tmp_path / f"{name}.tif", image, compression="lzw", **options)
+        with path.open("rb") as file, tifffile.TiffFile(file) as tiff:
+            fast = images._by_opencv(tiff.pages[0], file, Header(image.shape, "uint16"))
+        assert (fast is not None) == (name == "plain")
+        np.testing.assert_array_equal(read_image(path), tifffile.imread(path))
+
+
+@pytest.mark.parametrize(
+    ("values", "dtype", "expected"),
+    [
+        ([0, 1], bool, np.uint8),
+        ([0, 127], np.int8, np.uint8),
+        ([-1, 127], np.int8, np.float32),
+        ([0, 32767], np.int16, np.uint16),
+        ([-5, 32767], np.int16, np.float32),
+        ([0, 2**32 - 1], np.uint32, np.uint32),
+        ([0, 2**31 - 1], np.int32, np.uint32),
+        ([-(2**20), 2**20], np.int32, np.float32),
+        ([0, 2**32 - 1], np.uint64, np.uint32),
+        ([0, 2**32 - 1], np.int64, np.uint32),
+        ([-0.5, 1.5], np.float16, np.float32),
+        ([-0.5, np.nan], np.float32, np.float32),
+        ([1e300, np.inf], np.float64, np.float32),
+    ],
+)
+def test_pixel_types_by_rule(tmp_path, values, dtype, expected):
+    image = np.tile(np.array(values, dtype=dtype), (4, 3))
+    for order in "<>":
+        read = read_image(write(tmp_path / "a.tif", image, byteorder=order, photometric="minisblack"))
+        assert read.dtype == expected
+        with np.errstate(over="ignore"):
+            np.testing.assert_array_equal(read, image.astype(expected))
+
+
+@pytest.mark.parametrize(
+    ("image", "reason"),
+    [
+        (np.full((4, 4), 2**32, np.uint64), "64-bit values up to 4294967296"),
+        (np.full((4, 4), -1, np.int64), "negative 64-bit"),
+        (np.full((4, 4), 1j, np.complex64), "type complex64"),
+    ],
+)
+def test_pixel_types_that_are_refused(tmp_path, image, reason):
+    with pytest.raises(ImageError, match=reason):
+        read_image(write(tmp_path / "a.tif", image))
+
+
+@pytest.mark.parametrize("suffix", ["png", "bmp", "jpg", "tif"])
+@pytest.mark.parametrize("folder", ["plain", "größe µm ヒト"])
+def test_other_formats_and_unicode_paths(tmp_path, suffix, folder):
+    image = picture(np.uint8)
+    (tmp_path / folder).mkdir()
+    path = tmp_path / folder / f"Бild.{suffix}"
+    path.write_bytes(cv2.imencode(f".{suffix}", image)[1].tobytes())
+    read = read_image(path)
+    assert read.dtype == np.uint8
+    np.testing.assert_allclose(read.astype(int), image, atol=12 if suffix == "jpg" else 0)
+    assert read_header(ImageRef(str(path))) == Header(image.shape, "uint8")
+
+
+def test_png_of_16_bit(tmp_path):
+    path = tmp_path / "a.png"
+    path.write_bytes(cv2.imencode(".png", picture())[1].tobytes())
+    np.testing.assert_array_equal(read_image(path), picture())
+    assert read_header(ImageRef(str(path))).dtype == "uint16"
+
+
+@pytest.mark.parametrize("suffix", ["png", "bmp", "tif"])
+def test_colour_comes_as_red_green_blue(tmp_path, suffix):
+    image = np.stack([picture(np.uint8, seed=s) for s in range(3)], axis=-1)
+    path = tmp_path / f"a.{suffix}"
+    path.write_bytes(cv2.imencode(f".{suffix}", image[..., ::-1])[1].tobytes())
+    read = read_image(path)
+    np.testing.assert_array_equal(read, image)
+    assert read.flags.c_contiguous
+    with pytest.raises(ImageError, match=r"colour image.*save them apart"):
+        read_plane(ImageRef(str(path)))
+
+
+@pytest.mark.parametrize("samples", [3, 4])
+@pytest.mark.parametrize("planar", ["contig", "separate"])
+def test_colour_tiff_of_any_layout(tmp_path, samples, planar):
+    image = np.stack([picture(seed=s) for s in range(samples)], axis=-1)
+    stored = image if planar == "contig" else np.moveaxis(image, -1, 0)
+    options = {"photometric": "rgb", "planarconfig": planar, "extrasamples": ["unassalpha"] * (samples - 3)}
+    read = read_image(write(tmp_path / "a.tif", stored, **options))
+    np.testing.assert_array_equal(read, image[..., :3])
+
+
+@pytest.mark.parametrize("channels", [2, 3, 4])
+def test_grey_saved_as_colour_is_grey(tmp_path, channels):
+    image = picture(np.uint8)
+    path = tmp_path / "a.png"
+    if channels == 2:  # grey with transparency, which OpenCV does not write
+        raw = np.stack([image, np.full_like(image, 9)], axis=-1)
+        path.write_bytes(grey_alpha_png(raw))
+    else:
+        layers = [image] * 3 + [np.full_like(image, 9)] * (channels - 3)
+        path.write_bytes(cv2.imencode(".png", np.stack(layers, axis=-1))[1].tobytes())
+    np.testing.assert_array_equal(read_plane(ImageRef(str(path))), image)
+
+
+def chunk(kind, data):
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
+def grey_alpha_png(image):
+    height, width = image.shape[:2]
+    rows = b"".join(b"\0" + row.tobytes() for row in image)
+    header = struct.pack(">IIBBBBB", width, height, 8, 4, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+
+
+# pages
+
+
+def test_a_page_of_many(tmp_path):
+    stack = np.stack([picture(seed=s) for s in range(4)])
+    path = str(write(tmp_path / "a.tif", stack, photometric="minisblack", compression="lzw"))
+    for page in range(4):
+        np.testing.assert_array_equal(read_plane(ImageRef(path, (page,))), stack[page])
+        assert read_header(ImageRef(path, (page,))) == Header(stack.shape[1:], "uint16")
+    for index in ((4,), (-1,), (0, 1)):
+        with pytest.raises(ImageError, match="has 4 pages, there is no page"):
+            read_plane(ImageRef(path, index))
+
+
+@pytest.mark.parametrize("options", [{"metadata": None}, {"imagej": True}, {}, {"ome": True}])
+def test_a_stack_is_not_taken_for_a_plane(tmp_path, options):
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, np.stack([picture()] * 3), photometric="minisblack", **options)
+    with pytest.raises(ImageError, match="holds 3 planes"):
+        read_image(path)
+
+
+def test_a_small_copy_behind_the_image_does_no_harm(tmp_path):
+    path = tmp_path / "a.tif"
+    with tifffile.TiffWriter(path) as tiff:
+        tiff.write(picture(), metadata=None)
+        tiff.write(picture()[::4, ::4], metadata=None, subfiletype=1)
+    np.testing.assert_array_equal(read_image(path), picture())
+
+
+def test_other_files_have_one_page(tmp_path):
+    path = tmp_path / "a.png"
+    path.write_bytes(cv2.imencode(".png", picture())[1].tobytes())
+    np.testing.assert_array_equal(read_plane(ImageRef(str(path), (0,))), picture())
+    with pytest.raises(ImageError, match="no page"):
+        read_plane(ImageRef(str(path), (1,)))
+
+
+# damage
+
+
+def test_files_that_are_not_there_or_empty(tmp_path):
+    with pytest.raises(ImageError, match=r"cannot open .*gone.tif: No such file") as error:
+        read_image(tmp_path / "gone.tif")
+    assert isinstance(error.value.__cause__, FileNotFoundError)
+    with pytest.raises(ImageError, match="cannot open"):
+        read_image(tmp_path)
+    (tmp_path / "empty.tif").touch()
+    with pytest.raises(ImageError, match=r"empty.tif is empty \(0 bytes\)"):
+        read_image(tmp_path / "empty.tif")
+
+
+@pytest.mark.parametrize(
+    "header", [b"II*\0\0\0\0\0", b"MM\0*\0\0\0\0", b"II*\0\x08\0\0\0", b"II*\0", b"II+\0\x08\0\0\0"]
+)
+def test_a_tiff_of_a_header_only(tmp_path, header):
+    path = tmp_path / "a.tif"
+    path.write_bytes(header)
+    with pytest.raises(ImageError, match=r"a\.tif"):
+        read_image(path)
+    with pytest.raises(ImageError, match=r"a\.tif"):
+        read_header(ImageRef(str(path)))
+
+
+@pytest.mark.parametrize("codec", [*CODECS, "libtiff", "libtiff lzw"])
+def test_a_cut_off_tiff_is_never_an_image(tmp_path, codec):
+    path = tmp_path / "a.tif"
+    if codec in ("libtiff", "libtiff lzw"):  # puts its directory behind the pixels
+        options = [cv2.IMWRITE_TIFF_COMPRESSION, 5 if codec == "libtiff lzw" else 1]
+        path.write_bytes(cv2.imencode(".tif", picture(), options)[1].tobytes())
+    else:
+        write(path, picture(), compression=codec, rowsperstrip=8)
+    data = path.read_bytes()
+    np.testing.assert_array_equal(read_image(path), picture())
+    for length in (*range(1, 300, 23), *np.linspace(300, len(data) - 8, 12).astype(int)):
+        path.write_bytes(data[:length])
+        with pytest.raises(ImageError, match=r"a\.tif"):
+            read_image(path)
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg", "bmp"])
+def test_a_cut_off_picture_is_never_an_image(tmp_path, suffix):
+    data = cv2.imencode(f".{suffix}", picture(np.uint8))[1].tobytes()
+    path = tmp_path / f"a.{suffix}"
+    for length in (*range(1, 60, 7), *np.linspace(60, len(data) - 3, 12).astype(int)):
+        path.write_bytes(data[:length])
+        with pytest.raises(ImageError, match=rf"a\.{suffix}"):
+            read_image(path)
+
+
+@pytest.mark.parametrize("codec", ["lzw", "zlib", "zstd", "lzma"])
+def test_zeroed_blocks_of_a_compressed_tiff_are_noticed(tmp_path, codec):
+    path = write(tmp_path / "a.tif", picture(shape=(200, 200)), compression=codec)
+    data = bytearray(path.read_bytes())
+    middle = len(data) // 2
+    data[middle : middle + 4000] = bytes(4000)
+    path.write_bytes(data)
+    with pytest.raises(ImageError, match="cannot be decoded"):
+        read_image(path)
+
+
+def test_a_flipped_bit_in_a_png_is_noticed(tmp_path):
+    data = bytearray(cv2.imencode(".png", picture())[1].tobytes())
+    data[len(data) // 2] ^= 1
+    path = tmp_path / "a.png"
+    path.write_bytes(data)
+    with pytest.raises(ImageError, match="cut off, damaged"):
+        read_image(path)
+
+
+def test_random_damage_gives_an_image_of_the_declared_shape_or_an_image_error(tmp_path):
+    rng = np.random.default_rng(3)
+    path = tmp_path / "a"
+    for suffix in ("png", "jpg", "bmp"):
+        whole = cv2.imencode(f".{suffix}", picture(np.uint8))[1].tobytes()
+        damage(path, whole, rng)
+    for codec in ("lzw", "zlib", None):
+        damage(path, write(tmp_path / "b.tif", picture(), compression=codec).read_bytes(), rng)
+
+
+def damage(path, whole, rng):
+    """Write random bytes into a file, first half of the times into its header."""
+    for attempt in range(30):
+        data = bytearray(whole)
+        for place in rng.integers(4, 64 if attempt % 2 else len(data), 3):
+            data[place] = rng.integers(256)
+        path.write_bytes(data)
+        try:
+            image = read_image(path, max_pixels=10_000)
+        except ImageError as error:
+            assert str(path) in str(error)
+        else:
+            assert image.ndim in (2, 3) and image.size
+
+
+@pytest.mark.parametrize("content", [b"<html>404 Not Found</html>", b"PK\x03\x04", b"\0" * 100, b"GIF89a"])
+def test_what_is_no_image(tmp_path, content):
+    path = tmp_path / "a.tif"
+    path.write_bytes(content)
+    with pytest.raises(ImageError, match="is no image: its first bytes"):
+        read_image(path)
+
+
+def giant(kind):
+    """Make a small file that declares 60,000 x 60,000 pixels."""
+    side = 60_000
+    if kind == "png":
+        return (
+            b"\x89PNG\r\n\x1a\n"
+            + chunk(b"IHDR", struct.pack(">IIBBBBB", side, side, 8, 0, 0, 0, 0))
+            + chunk(b"IEND", b"")
+        )
+    if kind == "bmp":
+        return b"BM" + struct.pack("<IIIIiiHHIIiiII", 60, 0, 54, 40, side, side, 1, 8, 0, 0, 0, 0, 0, 0)
+    if kind == "jpg":
+        return b"\xff\xd8\xff\xc0" + struct.pack(">HBHHB", 11, 8, side, side, 1) + b"\x01\x11\x00\xff\xd9"
+    tags = [(256, 4, 1, side), (257, 4, 1, side), (258, 3, 1, 16), (259, 3, 1, 1), (262, 3, 1, 1), (273, 4, 1, 8),
+            (277, 3, 1, 1), (278, 4, 1, side), (279, 4, 1, 4)]  # fmt: skip
+    directory = b"".join(struct.pack("<HHII", *tag) for tag in tags)
+    return b"II*\0\x08\0\0\0" + struct.pack("<H", len(tags)) + directory + bytes(4)
+
+
+@pytest.mark.parametrize("kind", ["tif", "png", "jpg", "bmp"])
+def test_giant_dimensions_are_refused_by_the_header(tmp_path, kind):
+    path = tmp_path / f"a.{kind}"
+    path.write_bytes(giant(kind))
+    for read in (read_image, lambda p: read_plane(ImageRef(str(p))), lambda p: read_header(ImageRef(str(p)))):
+        with pytest.raises(ImageError, match="declares 60000 x 60000 pixels, more than the limit"):
+            read(path)
+
+
+def test_the_limit_can_be_set(tmp_path):
+    path = write(tmp_path / "a.tif", picture())
+    assert read_image(path, max_pixels=37 * 53).shape == (37, 53)
+    with pytest.raises(ImageError, match="more than the limit of 1960"):
+        read_image(path, max_pixels=37 * 53 - 1)
+
+
+# channels and labels
+
+
+def field(**stacks):
+    refs = {name: tuple(ImageRef(str(path)) for path in paths) for name, paths in stacks.items()}
+    return Field(FieldKey("P", "A01", 2, 1), refs, 1)
+
+
+def test_a_stack_is_projected_to_its_maximum(tmp_path):
+    planes = [picture(seed=s) for s in range(3)]
+    paths = [write(tmp_path / f"{z}.tif", plane) for z, plane in enumerate(planes)]
+    read = read_channel(field(DNA=paths), "DNA")
+    np.testing.assert_array_equal(read, np.max(planes, axis=0))
+    assert read.dtype == np.uint16 and read.flags.c_contiguous
+
+
+def test_nan_in_one_plane_takes_the_other(tmp_path):
+    a, b = np.array([[np.nan, 1], [5, np.nan]], np.float32), np.array([[2, 3], [4, np.nan]], np.float32)
+    paths = [write(tmp_path / "a.tif", a), write(tmp_path / "b.tif", b)]
+    read = read_channel(field(DNA=paths), "DNA")
+    np.testing.assert_array_equal(read, [[2, 3], [5, np.nan]])
+    assert read.dtype == np.float32
+
+
+def test_a_field_without_the_channel_or_with_mixed_planes(tmp_path):
+    paths = [write(tmp_path / "a.tif", picture()), write(tmp_path / "b.tif", picture(shape=(20, 20)))]
+    with pytest.raises(ImageError, match=r"A01 site 2 time 1 has no image of channel GFP \(has DNA\)"):
+        read_channel(field(DNA=paths), "GFP")
+    with pytest.raises(ImageError, match=r"b\.tif is 20 x 20 but .*a\.tif of the same stack is 53 x 37"):
+        read_channel(field(DNA=paths), "DNA")
+
+
+@pytest.mark.parametrize("dtype", [bool, np.uint8, np.uint16, np.int32, np.uint32, np.float32])
+def test_labels_of_every_type(tmp_path, dtype):
+    labels = np.array([[0, 1], [1, 0]]) if dtype is bool else np.array([[0, 200], [3, 0]])
+    read = read_labels(write(tmp_path / "a.tif", labels.astype(dtype), photometric="minisblack"))
+    assert read.dtype == np.int32
+    np.testing.assert_array_equal(read, labels)
+
+
+def test_more_labels_than_16_bits_hold(tmp_path):
+    labels = np.arange(300 * 300, dtype=np.int32).reshape(300, 300)
+    np.testing.assert_array_equal(read_labels(write(tmp_path / "a.tif", labels)), labels)
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [
+        np.array([[0, -1]], np.int32),
+        np.array([[0, 2**31]], np.uint32),
+        np.array([[0, 1.5]], np.float32),
+        np.array([[0, np.nan]], np.float32),
+        np.array([[0, np.inf]], np.float32),
+    ],
+)
+def test_values_that_are_no_labels(tmp_path, labels):
+    with pytest.raises(ImageError, match="labels are whole numbers"):
+        read_labels(write(tmp_path / "a.tif", labels))
+
+
+def test_coloured_labels_are_refused(tmp_path):
+    image = np.stack([picture(np.uint8, seed=s) for s in range(3)], axis=-1)
+    with pytest.raises(ImageError, match="labels are one grey value"):
+        read_labels(write(tmp_path / "a.tif", image, photometric="rgb"))
+
+
+# real images
+
+
+@pytest.mark.realdata
+def test_real_tiffs_are_read_as_tifffile_reads_them(data_folder):
+    folders = ("bbbc013_plate", "bbbc039/images", "cell_painting_sites/cloome_site", "vendor_layouts")
+    paths = [path for folder in folders for path in sorted((data_folder / folder).rglob("*"))]
+    tiffs = [path for path in paths if path.suffix.lower() in (".tif", ".tiff")]
+    assert len(tiffs) > 200
+    for path in tiffs[::9]:
+        np.testing.assert_array_equal(read_image(path), tifffile.imread(path))
+
+
+@pytest.mark.realdata
+def test_real_pngs_are_grey_or_colour_and_their_labels_match(data_folder):
+    shapes = set()
+    for path in sorted((data_folder / "dsb2018" / "images").glob("*.png"))[::20]:
+        image = read_image(path)
+        shapes.add(image.ndim)
+        assert read_labels(Path(str(path).replace("images", "masks"))).shape == image.shape[:2]
+    assert shapes == {2, 3}
