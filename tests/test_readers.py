@@ -219,6 +219,11 @@ def test_a_plate_name_in_the_file_name_names_the_plate(tmp_path):
     assert plate.name == "BR0017" == plate.fields[0].key.plate
 
 
+def test_a_folder_called_images_is_named_after_the_one_above(tmp_path):
+    plate = read_plate(touch(tmp_path / "BR0017" / "Images", "A01_s1_w1.tif"))
+    assert plate.name == "BR0017" == plate.fields[0].key.plate
+
+
 def test_a_counter_before_the_well_is_no_plate(tmp_path):
     plate = read_plate(touch(tmp_path, "001_A01_s1_w1.tif", "002_A02_s1_w1.tif", "003_A03_s1_w1.tif"))
     assert {key.plate for key in keys(plate)} == {tmp_path.name}

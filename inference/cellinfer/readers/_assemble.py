@@ -46,7 +46,7 @@ def assemble(listing: Listing, found: Found, channels: Mapping[str, str] | None 
     ignored = {*listing.ignored, *found.ignored, *(listing.relative(ref.path) for ref in projections)}
     plates = {key.plate for key in keys}
     return Plate(
-        name=keys[0].plate if len(plates) == 1 else listing.root.name,
+        name=keys[0].plate if len(plates) == 1 else listing.name,
         root=listing.root,
         layout=found.layout,
         channels=tuple(rename),

@@ -26,6 +26,12 @@ class Listing:
     ignored: tuple[str, ...]
     """Thumbnails, hidden files, other file types and folders that were not entered (these end in `/`)."""
 
+    @property
+    def name(self) -> str:
+        """Name of a plate that nothing else names: its folder's, or the one above if that just says `images`."""
+        generic = self.root.name.casefold() in ("images", "image")
+        return (self.root.parent.name if generic else "") or self.root.name
+
     def absolute(self, relative: str) -> str:
         """Return the absolute path of a listed file."""
         return os.path.join(self.root, relative)  # noqa: PTH118  pathlib is too slow for 20,000 files

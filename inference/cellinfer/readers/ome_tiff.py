@@ -122,7 +122,7 @@ class _Collector:
                 return
             self._companions.add(source)
             root = self._companion(path, source)
-        spots = _spots(root, self.listing.root.name)
+        spots = _spots(root, self.listing.name)
         images = children(root, "Image")
         for number, image in enumerate(images, start=1):
             for pixels in children(image, "Pixels"):
@@ -170,7 +170,7 @@ class _Collector:
         """Read a file's name, for documents without Plate elements."""
         if self._names is None:
             _, self._names = name_parts(self.listing, self.pattern)
-            self._plates = plate_names(self._names, self.listing.root.name)
+            self._plates = plate_names(self._names, self.listing.name)
         parts = self._names.get(path)
         if parts is None:
             raise InputError(f"{path}: neither its OME-XML nor its name says the well; name the wells with --pattern")

@@ -243,7 +243,7 @@ class PatternReader:
     def read(self, listing: Listing) -> Found:
         """Return one plane for each file that the pattern matches."""
         pattern, parsed = name_parts(listing, self._pattern)
-        plates = plate_names(parsed, listing.root.name)
+        plates = plate_names(parsed, listing.name)
         planes = [
             Plane(
                 FieldKey(plates[path], parts.well, parts.site, parts.time),
