@@ -329,7 +329,8 @@ def _candidates(wells: pd.DataFrame) -> list[str]:
 def _known(name: str, wells: pd.DataFrame) -> str:
     if name in wells and name not in (ROLE, DOSE, GROUP) and pd.api.types.is_numeric_dtype(wells[name]):
         return name
-    close = difflib.get_close_matches(name, [str(column) for column in wells if not column.startswith(_KEYS)], 4, 0.4)
+    features = [column for column in map(str, wells) if not column.startswith(_KEYS)]
+    close = difflib.get_close_matches(name, features, 4, 0.4)
     raise InputError(f"the run has no feature {name!r}" + (f": is it {' or '.join(close)}?" if close else ""))
 
 

@@ -25,7 +25,7 @@ ALPHA = 0.05
 _PARAMETERS = 4
 _HILL = (0.1, 20.0)
 _BEYOND = 2.0  # decades outside the tested doses where the EC50 is searched
-_ASYMPTOTE = 2.0  # spans of the data by which an asymptote may leave their range
+_ASYMPTOTE = 100.0  # spans of the data by which an asymptote may leave their range; fewer would feign a sharp EC50
 _START_HILLS = (0.7, 1.5, 4.0)
 _START_FITS = 4
 
@@ -93,9 +93,9 @@ def fit_dose_response(feature: str, dose: npt.ArrayLike, response: npt.ArrayLike
     """Fit a dose response.
 
     The fit is least squares on log10 dose from several starts, within bounds: hill 0.1 to 20, the EC50 two decades
-    around the tested doses, each asymptote within two spans of the data. Wells with dose zero enter as the model's
-    limit, so they settle `bottom`. The interval of the EC50 is that of the profile likelihood (all EC50 at which the
-    best other parameters fit not significantly worse); an end is open where it leaves the searched range.
+    around the tested doses, each asymptote within a hundred spans of the data. Wells with dose zero enter as the
+    model's limit, so they settle `bottom`. The interval of the EC50 is that of the profile likelihood (all EC50 at
+    which the best other parameters fit not significantly worse); an end is open where it leaves the searched range.
 
     Parameters
     ----------

@@ -134,10 +134,11 @@ def metadata_column(table: pd.DataFrame, name: str) -> str:
     for candidate in (f"Metadata_{name}", name):
         if candidate in table and candidate.startswith("Metadata_"):
             return candidate
-    folded = [column for column in table if column.casefold() == f"metadata_{name}".casefold()]
+    columns = [str(column) for column in table]
+    folded = [column for column in columns if column.casefold() == f"metadata_{name}".casefold()]
     if len(folded) == 1:
-        return str(folded[0])
-    there = ", ".join(column.removeprefix("Metadata_") for column in table if column not in (PLATE, WELL))
+        return folded[0]
+    there = ", ".join(column.removeprefix("Metadata_") for column in columns if column not in (PLATE, WELL))
     raise InputError(f"the plate map has no column {name!r}: it has {there or 'none but the well'}")
 
 
