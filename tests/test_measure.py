@@ -146,6 +146,39 @@ def test_every_value_is_that_of_cp_measure(seed):
         np.testing.assert_allclose(table[column], expected[column], rtol=1e-9, atol=1e-9, err_msg=column)
 
 
+@pytest.mark.realdata
+def test_real_nuclei_are_measured_as_skimage_does(data_folder):
+    import cv2
+    import tifffile
+
+    files = sorted((data_folder / "bbbc039" / "images").glob("*.tif"))[:3]
+    assert files
+    for file in files:
+        image = tifffile.imread(file)
+        labels = cv2.imread(str(data_folder / "bbbc039" / "masks" / f"{file.stem}.png"), cv2.IMREAD_UNCHANGED)
+        table = measure(labels, {"DNA": image})
+        wanted = (
+            "label",
+            "perimeter",
+            "area_convex",
+            "eccentricity",
+            "euler_number",
+            "intensity_mean",
+            "intensity_std",
+        )
+        expected = regionprops_table(labels, image, properties=wanted)
+        np.testing.assert_array_equal(table["ObjectNumber"], expected["label"])
+        for column, theirs in {
+            "AreaShape_Perimeter": "perimeter",
+            "AreaShape_ConvexArea": "area_convex",
+            "AreaShape_Eccentricity": "eccentricity",
+            "AreaShape_EulerNumber": "euler_number",
+            "Intensity_MeanIntensity_DNA": "intensity_mean",
+            "Intensity_StdIntensity_DNA": "intensity_std",
+        }.items():
+            np.testing.assert_allclose(table[f"Nuclei_{column}"], expected[theirs], atol=1e-7, err_msg=column)
+
+
 # Geometry
 
 INVARIANT_UNDER_ROTATION = [
