@@ -63,16 +63,15 @@ def _print(result: AssayResult) -> None:
     ranked = result.features[result.features["z_prime"].notna()]
     table = Table(title=f"the best {min(_TOP, len(ranked))} of {len(ranked)} features by Z'")
     table.add_column("feature", overflow="fold")
-    for name in ("Z'", "robust Z'", "SSMD", "negative", "positive"):
-        table.add_column(name, justify="right")
+    for name in ("Z'", "robust", "SSMD", "neg → pos"):
+        table.add_column(name, justify="right", no_wrap=True)
     for row in ranked.head(_TOP).to_dict("records"):
         table.add_row(
             escape(row["feature"]),
             f"{row['z_prime']:.3f}",
             f"{row['robust_z_prime']:.3f}",
             f"{row['ssmd']:.2f}",
-            f"{row['mean_negative']:.4g} ± {row['sd_negative']:.2g}",
-            f"{row['mean_positive']:.4g} ± {row['sd_positive']:.2g}",
+            f"{row['mean_negative']:.3g} → {row['mean_positive']:.3g}",
         )
     console.print(table)
     for response in result.dose_responses:
