@@ -214,7 +214,7 @@ def control_statistics(negative: Array, positive: Array) -> dict[str, Array]:
     -------
     dict of str to ndarray of shape (features,)
         `z_prime`: 1 - 3 (sd_p + sd_n) / |mean_p - mean_n| with sample sd (Zhang, Chung, Oldenburg 1999);
-        `robust_z_prime`: the same with medians and 1.4826 MAD;
+        `robust_z_prime`: the same with medians and 1.4826 MAD (1 for features of few values, where both MAD are 0);
         `ssmd`: (mean_p - mean_n) / sqrt(var_p + var_n) (Zhang 2007), and `robust_ssmd` with medians and MAD;
         `signal_window`: (|mean_p - mean_n| - 3 (sd_p + sd_n)) / sd of the group with the higher mean;
         `signal_to_background`: mean_p / mean_n; and n, mean, sd of both groups.

@@ -142,7 +142,7 @@ def _draw_dose(axes: Axes, result: AssayResult) -> None:
 def _draw_ranking(axes: Axes, result: AssayResult) -> None:
     """Z' of the best features; bars start at zero, and what is below -1 is cut off and says so."""
     ranked = result.features[result.features["z_prime"].notna()].head(_TOP)
-    axes.set_title(f"Z' of the best {len(ranked)} features", loc="left", fontsize=11)
+    axes.set_title(f"Z' of the best {len(ranked)} features (dashed: excellent from 0.5)", loc="left", fontsize=11)
     if not len(ranked):
         _say(axes, "Z' is not defined for any feature")
         return
@@ -159,12 +159,9 @@ def _draw_ranking(axes: Axes, result: AssayResult) -> None:
         if name == result.headline:
             tick.label1.set_fontweight("bold")
     axes.axvline(0.5, color=_CURVE, lw=1, ls="--")
-    axes.text(
-        0.5, 1.0, "excellent from 0.5", transform=axes.get_xaxis_transform(), fontsize=8, ha="center", va="bottom"
-    )
     axes.set_xlim(min(0.0, float(shown.min())), max(1.0, float(shown.max())) + 0.08)
     axes.invert_yaxis()
-    axes.set_xlabel("Z'-factor")
+    axes.set_xlabel("Z'-factor" + (" (bars are cut off at -1)" if z.min() < -1 else ""))
     _tidy(axes)
 
 
@@ -198,7 +195,7 @@ def _draw_plate(axes: Axes, result: AssayResult, figure: Figure) -> None:
     bar.outline.set_visible(False)
     bar.set_label(_literal(result.headline), fontsize=8)
     axes.set_title(
-        _literal(f"Plate {first}: negative controls framed blue, positive orange; grey: no well"),
+        _literal(f"Plate {first} (controls: blue negative, orange positive)"),
         loc="left",
         fontsize=10,
     )
