@@ -1,11 +1,16 @@
-"""Shared fixtures: where the real images are, if they are at all."""
+"""Shared fixtures: where the real images are, and small made-up fields with known cells."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
+from numpy.typing import NDArray
+
+from cellinfer.sessions import Session, open_session
 
 
 @pytest.fixture(scope="session")
@@ -15,3 +20,36 @@ def data_folder() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no real images at {folder} (set CELLINFER_DATA)")
     return folder
+
+
+@pytest.fixture(scope="session")
+def session() -> Session:
+    """The bundled nucleus model on the CPU."""
+    return open_session("nuclei", "cpu", 1)
+
+
+def draw_cells(seed: int = 0, shape: tuple[int, int] = (240, 320), radius: float = 11.0) -> dict[str, NDArray[np.generic]]:
+    """Draw a field of round cells on a jittered grid: 16-bit planes `DNA` and `GFP`, int32 `truth`."""
+    random = np.random.default_rng(seed)
+    height, width = shape
+    rows, columns = np.mgrid[:height, :width]
+    dna, gfp = np.full(shape, 300.0), np.full(shape, 250.0)
+    truth = np.zeros(shape, np.int32)
+    step = round(3.6 * radius)
+    for row in range(step // 2 + 4, height - step // 2, step):
+        for column in range(step // 2 + 4, width - step // 2, step):
+            y, x = row + random.uniform(-3, 3), column + random.uniform(-3, 3)
+            size = radius * random.uniform(0.85, 1.15)
+            distance = np.hypot(rows - y, columns - x)
+            dna[distance <= size] += 1800 * random.uniform(0.7, 1.3)
+            gfp[distance <= 1.6 * size] += 900
+            truth[distance <= size] = truth.max() + 1
+    dna, gfp = (cv2.GaussianBlur(plane, (0, 0), 1.2) for plane in (dna, gfp))
+    noisy = [np.clip(plane + random.normal(0, 12, shape), 0, 65535).astype(np.uint16) for plane in (dna, gfp)]
+    return {"DNA": noisy[0], "GFP": noisy[1], "truth": truth}
+
+
+@pytest.fixture(scope="session")
+def cells_field() -> dict[str, NDArray[np.generic]]:
+    """A field of round cells, see `draw_cells`."""
+    return draw_cells()

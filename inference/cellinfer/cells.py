@@ -81,7 +81,7 @@ def grow_cells(nuclei: Labels, image: NDArray[np.generic] | None, distance: floa
         return propagate(nuclei, np.zeros(nuclei.shape, np.float32), None, distance, 1.0)
     smooth = cv2.GaussianBlur(np.nan_to_num(image.astype(np.float32), posinf=0, neginf=0), (0, 0), 1.0)
     threshold, background, bright = _levels(smooth, nuclei, diameter)
-    if not bright > background:
+    if bright - background <= 1e-4 * abs(bright):  # no contrast to follow
         return propagate(nuclei, np.zeros(nuclei.shape, np.float32), None, distance, 1.0)
     scaled = np.clip((smooth - background) / (bright - background), 0, 1)
     return fill_holes(propagate(nuclei, scaled, smooth > threshold, distance, _REGULARIZATION))

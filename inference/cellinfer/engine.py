@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pyarrow as pa
 
 from cellinfer._version import __version__
@@ -152,7 +153,7 @@ def run(
         result = RunResult(
             folder=folder,
             fields=work.state.total - len(work.failures()),
-            cells=int(profiles["Image_Count_Cells"].sum()) if len(profiles) else 0,
+            cells=int(profiles.get("Image_Count_Cells", pd.Series(dtype=int)).sum()),
             reused=work.state.reused,
             failed=work.failures(),
             device=session.device,

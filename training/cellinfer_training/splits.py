@@ -6,10 +6,12 @@ measures memory. Images are clustered by look into families, and a family is nev
 
 from __future__ import annotations
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 from scipy.cluster.hierarchy import fcluster, linkage
 from scipy.ndimage import gaussian_filter
+from scipy.sparse.csgraph import connected_components
 
 from cellinfer_training.data import Sample
 
@@ -36,12 +38,37 @@ def describe(sample: Sample) -> NDArray[np.float64]:
     )
 
 
-def assign_families(samples: list[Sample], distance: float = 0.8) -> None:
-    """Set `group` of each sample to a family of images that look alike (average linkage on `describe`)."""
+def assign_families(samples: list[Sample], distance: float = 0.45, likeness: float = 0.9) -> None:
+    """Set `group` of each sample to the family of images that it cannot be told from.
+
+    Two images are of one family if their descriptions lie close (average linkage on `describe`), or if they show the
+    same place: thumbnails that correlate, as in time lapses and repeated exposures.
+
+    Parameters
+    ----------
+    samples
+        Images of one source.
+    distance
+        Where the linkage is cut. Larger values join whole experiments.
+    likeness
+        Correlation above which two thumbnails show the same place.
+    """
     features = np.stack([describe(sample) for sample in samples])
-    families = fcluster(linkage(features, method="average"), t=distance, criterion="distance")
+    clusters = fcluster(linkage(features, method="average"), t=distance, criterion="distance")
+    thumbnails = np.stack([_thumbnail(sample) for sample in samples])
+    shapes = np.array([sample.labels.shape for sample in samples])
+    joined = (thumbnails @ thumbnails.T > likeness) & (shapes[:, None] == shapes[None]).all(-1)
+    joined |= clusters[:, None] == clusters[None]
+    _, families = connected_components(joined)
     for sample, family in zip(samples, families, strict=True):
         sample.group = f"{sample.source}-{family:03d}"
+
+
+def _thumbnail(sample: Sample) -> NDArray[np.float64]:
+    """Return a small version of the image as a vector of mean 0 and length 1."""
+    small = cv2.resize(np.sqrt(np.clip(sample.image, 0, 1)), (24, 24), interpolation=cv2.INTER_AREA).ravel()
+    centred = small.astype(np.float64) - small.mean()
+    return np.asarray(centred / (np.linalg.norm(centred) + 1e-9))
 
 
 def split_by_group(

@@ -45,7 +45,7 @@ def scan(path: str | os.PathLike[str]) -> Listing:
     """List all image files under a folder, opening none.
 
     Links to folders are followed, each real folder is entered once, so a loop of links ends. Array stores (`.zarr`),
-    hidden folders and folders with results of a run (they hold a `run.json`) are not entered.
+    hidden folders and folders with results of a run (they hold a `journal.jsonl`, from their first second on) are not entered.
 
     Raises
     ------
@@ -90,7 +90,7 @@ def _walk(root: Path, images: list[str], ignored: list[str]) -> None:
 
 def _sort_entries(folder: str, entries: list[os.DirEntry[str]], images: list[str], ignored: list[str]) -> list[str]:
     """Put one folder's entries where they belong; return the folders to enter next."""
-    if folder and any(entry.name == "run.json" for entry in entries):
+    if folder and any(entry.name == "journal.jsonl" for entry in entries):
         ignored.append(folder)
         return []
     enter: list[str] = []

@@ -1,0 +1,259 @@
+"""A whole plate: complete, resumable, honest about what failed."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
+import pytest
+import tifffile
+
+from cellinfer.engine import RunResult, State, run
+from cellinfer.errors import InputError, OutputError
+from cellinfer.pipeline import Settings
+from tests.conftest import draw_cells
+
+TABLES = ("Nuclei", "Cells", "Cytoplasm", "Image", "Well")
+SETTINGS = Settings(diameter=22)
+
+
+@pytest.fixture
+def plate(tmp_path: Path) -> Path:
+    """Six wells, two sites, two channels; B02 is black."""
+    folder = tmp_path / "plate"
+    folder.mkdir()
+    for number, well in enumerate(("A01", "A02", "A03", "B01", "B02", "B03")):
+        for site in (1, 2):
+            field = draw_cells(10 * number + site, (130, 150))
+            for channel in ("DNA", "GFP"):
+                image = field[channel] if well != "B02" else np.zeros((130, 150), np.uint16)
+                tifffile.imwrite(folder / f"{well}_s{site}_{channel}.tif", image)
+    return folder
+
+
+def analyse(plate: Path, out: Path, **options: Any) -> RunResult:
+    return run(plate, out, settings=options.pop("settings", SETTINGS), device="cpu", workers=2, **options)
+
+
+def contents(out: Path) -> dict[str, bytes]:
+    return {name: (out / f"{name}.parquet").read_bytes() for name in TABLES}
+
+
+def test_a_plate_becomes_tables(plate: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    result = analyse(plate, out, csv=True)
+    assert result.complete
+    assert result.fields == 12
+    cells = pd.read_parquet(out / "Cells.parquet")
+    assert len(cells) == result.cells > 50
+    key = ["Metadata_Plate", "Metadata_Well", "Metadata_Site", "Metadata_Time", "ObjectNumber"]
+    assert not cells.duplicated(key).any()
+    assert cells["ImageNumber"].is_monotonic_increasing
+    image = pd.read_parquet(out / "Image.parquet")
+    assert image["ImageNumber"].tolist() == list(range(1, 13))
+    assert image.loc[image["Metadata_Well"] == "B02", "Image_Count_Cells"].tolist() == [0, 0]
+    well = pd.read_parquet(out / "Well.parquet").set_index("Metadata_Well")
+    assert well.index.tolist() == ["A01", "A02", "A03", "B01", "B02", "B03"]
+    feature = "Nuclei_Intensity_MeanIntensity_DNA"
+    nuclei = pd.read_parquet(out / "Nuclei.parquet")
+    expected = nuclei.groupby("Metadata_Well")[feature].median()
+    pd.testing.assert_series_equal(well[feature].drop("B02"), expected, check_names=False)
+    assert np.isnan(well.loc["B02", feature])
+    assert well.loc["A01", "Image_Count_Cells"] == (cells["Metadata_Well"] == "A01").sum()
+    for name in TABLES:
+        assert len(pd.read_csv(out / f"{name}.csv")) == pq.ParquetFile(out / f"{name}.parquet").metadata.num_rows
+
+
+def test_label_images_match_the_tables(plate: Path, tmp_path: Path) -> None:
+    analyse(plate, tmp_path / "out")
+    nuclei = pd.read_parquet(tmp_path / "out" / "Nuclei.parquet")
+    site = nuclei.query("Metadata_Well == 'A03' and Metadata_Site == 2")
+    labels = tifffile.imread(tmp_path / "out" / "labels" / "Nuclei" / "plate_A03_s2_t1.ome.tiff")
+    assert labels.dtype == np.uint16
+    assert np.bincount(labels.ravel())[1:].tolist() == site["Nuclei_AreaShape_Area"].tolist()
+
+
+def test_run_json_says_what_made_the_tables(plate: Path, tmp_path: Path) -> None:
+    analyse(plate, tmp_path / "out", settings=Settings())
+    info = json.loads((tmp_path / "out" / "run.json").read_text())
+    assert len(info["model"]["sha256"]) == 64
+    assert info["configuration"]["nuclei"] == "DNA"
+    assert info["configuration"]["diameter"] == pytest.approx(22, rel=0.2)
+    assert info["device"]["name"] == "cpu"
+    assert set(info["seconds"]["by_stage_summed_over_fields"]) == {"read", "segment", "cells", "measure", "write"}
+    assert info["input"]["channels"] == ["DNA", "GFP"]
+    assert {"numpy", "onnxruntime", "python"} <= set(info["versions"])
+
+
+def test_the_overview_is_a_picture(plate: Path, tmp_path: Path) -> None:
+    import cv2
+
+    result = analyse(plate, tmp_path / "out")
+    picture = cv2.imread(str(result.overview))
+    assert picture.shape[0] > 800
+    assert picture.std() > 20
+
+
+def test_the_same_command_again_does_nothing(plate: Path, tmp_path: Path) -> None:
+    first = analyse(plate, tmp_path / "out")
+    before = contents(tmp_path / "out")
+    second = analyse(plate, tmp_path / "out")
+    assert (first.reused, second.reused) == (0, 12)
+    assert contents(tmp_path / "out") == before
+    assert analyse(plate, tmp_path / "out", fresh=True).reused == 0
+    assert contents(tmp_path / "out") == before
+
+
+def test_only_what_changed_is_done_again(plate: Path, tmp_path: Path) -> None:
+    analyse(plate, tmp_path / "out")
+    field = draw_cells(99, (130, 150))
+    tifffile.imwrite(plate / "A02_s1_GFP.tif", field["GFP"])
+    os.utime(plate / "A03_s1_GFP.tif", (0, 2**31))  # time alone means nothing
+    shard = tmp_path / "out" / "fields" / "plate_B01_s1_t1.arrows"
+    shard.write_bytes(shard.read_bytes()[:-10])
+    again = analyse(plate, tmp_path / "out")
+    assert again.reused == 10
+    analyse(plate, tmp_path / "fresh")
+    assert contents(tmp_path / "out") == contents(tmp_path / "fresh")
+
+
+def test_other_settings_do_everything_again(plate: Path, tmp_path: Path) -> None:
+    analyse(plate, tmp_path / "out")
+    assert analyse(plate, tmp_path / "out", settings=Settings(diameter=22, edge="keep")).reused == 0
+
+
+def test_bad_files_are_quarantined_and_the_rest_runs(plate: Path, tmp_path: Path) -> None:
+    (plate / "A01_s1_DNA.tif").write_bytes(b"")
+    content = (plate / "A02_s2_GFP.tif").read_bytes()
+    (plate / "A02_s2_GFP.tif").write_bytes(content[: len(content) // 2])
+    tifffile.imwrite(plate / "B03_s1_GFP.tif", np.zeros((20, 20), np.uint16))
+    (plate / "B01_s2_DNA.tif").unlink()
+    result = analyse(plate, tmp_path / "out")
+    assert not result.complete
+    assert set(result.failed) == {f"plate_{field}_t1" for field in ("A01_s1", "A02_s2", "B01_s2", "B03_s1")}
+    assert "A01_s1_DNA.tif" in result.failed["plate_A01_s1_t1"]
+    assert "differ in size" in result.failed["plate_B03_s1_t1"]
+    image = pd.read_parquet(tmp_path / "out" / "Image.parquet").set_index("ImageNumber")
+    assert len(image) == 12
+    assert (image["Image_Status"] == "failed").sum() == 4
+    assert image.loc[1, "Image_Reason"] == result.failed["plate_A01_s1_t1"]
+    well = pd.read_parquet(tmp_path / "out" / "Well.parquet").set_index("Metadata_Well")
+    assert well.loc["A01", "Image_Count_FailedFields"] == 1
+
+
+def test_failed_fields_are_tried_again_when_mended_or_asked(plate: Path, tmp_path: Path) -> None:
+    good = (plate / "A01_s1_DNA.tif").read_bytes()
+    (plate / "A01_s1_DNA.tif").write_bytes(b"")
+    analyse(plate, tmp_path / "out")
+    assert analyse(plate, tmp_path / "out").reused == 12
+    assert analyse(plate, tmp_path / "out", retry_failed=True).reused == 11
+    (plate / "A01_s1_DNA.tif").write_bytes(good)
+    mended = analyse(plate, tmp_path / "out")
+    assert mended.complete
+    assert mended.reused == 11
+
+
+def test_a_plate_without_any_cell_gives_the_same_tables(tmp_path: Path) -> None:
+    folder = tmp_path / "black"
+    folder.mkdir()
+    for well in ("A01", "A02"):
+        for channel in ("DNA", "GFP"):
+            tifffile.imwrite(folder / f"{well}_s1_{channel}.tif", np.zeros((60, 60), np.uint8))
+    result = run(folder, tmp_path / "out", device="cpu")
+    assert (result.fields, result.cells) == (2, 0)
+    cells = pd.read_parquet(tmp_path / "out" / "Cells.parquet")
+    assert "Cells_AreaShape_Area" in cells
+    assert cells.empty
+
+
+def test_a_plate_where_everything_fails_still_says_why(tmp_path: Path) -> None:
+    folder = tmp_path / "broken"
+    folder.mkdir()
+    (folder / "A01_s1_DNA.tif").write_bytes(b"II*\x00\x08\x00\x00\x00")
+    result = run(folder, tmp_path / "out", device="cpu")
+    assert list(result.failed) == ["broken_A01_s1_t1"]
+    assert pd.read_parquet(tmp_path / "out" / "Image.parquet")["Image_Status"].tolist() == ["failed"]
+
+
+def test_the_plate_itself_is_no_result_folder(plate: Path) -> None:
+    before = sorted(plate.iterdir())
+    with pytest.raises(InputError, match="never touched"):
+        run(plate, plate)
+    assert sorted(plate.iterdir()) == before
+
+
+def test_a_wrong_channel_is_refused_before_work(plate: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="'RFP'.*'DNA', 'GFP'"):
+        run(plate, tmp_path / "out", settings=Settings(cells="RFP"))
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_second_run_into_one_folder_is_refused(plate: Path, tmp_path: Path) -> None:
+    reached, go_on = threading.Event(), threading.Event()
+
+    def hold(state: State) -> None:
+        reached.set()
+        go_on.wait(60)
+
+    thread = threading.Thread(target=lambda: analyse(plate, tmp_path / "out", progress=hold))
+    thread.start()
+    assert reached.wait(60)
+    try:
+        with pytest.raises(OutputError, match=f"process {os.getpid()} on {socket.gethostname()}"):
+            analyse(plate, tmp_path / "out")
+    finally:
+        go_on.set()
+        thread.join()
+    assert analyse(plate, tmp_path / "out").reused == 12
+
+
+@pytest.mark.parametrize("lock", ['{"pid": 999999999, "host": "%s"}' % socket.gethostname(), '{"pid": 1'])
+def test_the_lock_of_a_dead_run_is_taken_over(plate: Path, tmp_path: Path, lock: str) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / ".lock").write_text(lock)
+    assert analyse(plate, tmp_path / "out").complete
+
+
+@pytest.mark.skipif(os.name == "nt" or os.geteuid() == 0, reason="permissions do not bind this user")
+def test_an_unwritable_folder_is_an_early_error(plate: Path, tmp_path: Path) -> None:
+    (tmp_path / "closed").mkdir(mode=0o500)
+    with pytest.raises(OutputError, match="--out"):
+        analyse(plate, tmp_path / "closed" / "out")
+
+
+PROGRAM = """
+import sys
+from cellinfer.engine import run
+from cellinfer.pipeline import Settings
+run(sys.argv[1], sys.argv[2], settings=Settings(diameter=22), device="cpu", workers=2,
+    progress=lambda state: print(state.done, flush=True))
+"""
+
+
+@pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
+def test_a_killed_run_goes_on_to_the_same_bytes(plate: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-c", PROGRAM, str(plate), str(tmp_path / "out")]
+    for kill_after in (2, 5):
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+            assert process.stdout is not None
+            while int(process.stdout.readline()) < kill_after:
+                time.sleep(0.001)
+            process.send_signal(signal.SIGKILL)
+    with (tmp_path / "out" / "journal.jsonl").open("a") as journal:
+        journal.write('0123456789abcdef ["field", {"field": "plate_A0')  # a torn line
+    finished = analyse(plate, tmp_path / "out")
+    assert finished.complete
+    assert finished.reused >= 5
+    analyse(plate, tmp_path / "untouched")
+    assert contents(tmp_path / "out") == contents(tmp_path / "untouched")
