@@ -17,7 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from cellinfer_kernels._jit import inlined, kernel
 from cellinfer_kernels.components import _root, as_labels, compact
-from cellinfer_kernels.matching import iou_pairs, passes
+from cellinfer_kernels.matching import _overlaps, pairs_of, passes
 
 MAX_VIEWS = 64
 """Views of a cluster are the bits of one machine word."""
@@ -175,7 +175,7 @@ def _list_pairs(stack: NDArray[np.int32], objects: _Objects, min_iou: float) -> 
     none = np.empty(0, np.int64)
     parts = [_Pairs(none, none, none.astype(np.float64), none, none.astype(np.bool_))]
     for i, j in combinations(range(len(stack)), 2):
-        pairs = iou_pairs(stack[i], stack[j])
+        pairs = pairs_of(_overlaps(stack[i], stack[j]))
         first, second = (_index(objects, v, labels) for v, labels in ((i, pairs.truth), (j, pairs.pred)))
         same = passes(pairs, min_iou, strict=False)
         parts.append(_Pairs(first, second, pairs.iou, pairs.intersection, same))
