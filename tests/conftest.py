@@ -8,9 +8,13 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from cellinfer.sessions import Session, open_session
+from hypothesis import settings
 from numpy.typing import NDArray
 
-from cellinfer.sessions import Session, open_session
+# The first call of a kernel compiles it, which no deadline should judge.
+settings.register_profile("cellinfer", deadline=None)
+settings.load_profile("cellinfer")
 
 
 @pytest.fixture(scope="session")
@@ -28,7 +32,9 @@ def session() -> Session:
     return open_session("nuclei", "cpu", 1)
 
 
-def draw_cells(seed: int = 0, shape: tuple[int, int] = (240, 320), radius: float = 11.0) -> dict[str, NDArray[np.generic]]:
+def draw_cells(
+    seed: int = 0, shape: tuple[int, int] = (240, 320), radius: float = 11.0
+) -> dict[str, NDArray[np.generic]]:
     """Draw a field of round cells on a jittered grid: 16-bit planes `DNA` and `GFP`, int32 `truth`."""
     random = np.random.default_rng(seed)
     height, width = shape

@@ -6,11 +6,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from cellinfer.cells import compartments, grow_cells
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-
-from cellinfer.cells import compartments, grow_cells
 
 
 def disk(shape: tuple[int, int], row: float, column: float, radius: float) -> NDArray[np.bool_]:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from cellinfer_kernels.matching import score_thresholds
-from numpy.typing import NDArray
-
 from cellinfer.decoders import decode
 from cellinfer.errors import ModelError
+from cellinfer_kernels.matching import score_thresholds
+from numpy.typing import NDArray
 
 OPTIONS = {"foreground": 0.5, "core": 0.5, "smallest": 0.05, "smallest_core": 0.005}
 

@@ -18,10 +18,10 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 import tifffile
-
 from cellinfer.engine import RunResult, State, run
 from cellinfer.errors import InputError, OutputError
 from cellinfer.pipeline import Settings
+
 from tests.conftest import draw_cells
 
 TABLES = ("Nuclei", "Cells", "Cytoplasm", "Image", "Well")
@@ -194,7 +194,7 @@ def test_the_plate_itself_is_no_result_folder(plate: Path) -> None:
 
 
 def test_a_wrong_channel_is_refused_before_work(plate: Path, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="'RFP'.*'DNA', 'GFP'"):
+    with pytest.raises(InputError, match=r"'RFP'.*'DNA', 'GFP'"):
         run(plate, tmp_path / "out", settings=Settings(cells="RFP"))
     assert not (tmp_path / "out").exists()
 
@@ -218,7 +218,7 @@ def test_a_second_run_into_one_folder_is_refused(plate: Path, tmp_path: Path) ->
     assert analyse(plate, tmp_path / "out").reused == 12
 
 
-@pytest.mark.parametrize("lock", ['{"pid": 999999999, "host": "%s"}' % socket.gethostname(), '{"pid": 1'])
+@pytest.mark.parametrize("lock", [json.dumps({"pid": 999999999, "host": socket.gethostname()}), '{"pid": 1'])
 def test_the_lock_of_a_dead_run_is_taken_over(plate: Path, tmp_path: Path, lock: str) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / ".lock").write_text(lock)

@@ -14,7 +14,7 @@ import pytest
 import typer
 from cellinfer.cli.evaluate import evaluate as command
 from cellinfer.errors import ImageError, InputError
-from cellinfer.evaluate import evaluate, evaluate_pair
+from cellinfer.evaluation import evaluate, evaluate_pair
 from typer.testing import CliRunner
 
 app = typer.Typer()
@@ -71,7 +71,7 @@ def test_perfect_and_empty_images() -> None:
 
 
 def test_importing_it_needs_neither_pandas_nor_image_decoders() -> None:
-    code = "import sys, cellinfer.evaluate; print([m for m in ('pandas', 'cv2', 'tifffile') if m in sys.modules])"
+    code = "import sys, cellinfer.evaluation; print([m for m in ('pandas', 'cv2', 'tifffile') if m in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
 
 

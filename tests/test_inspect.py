@@ -12,7 +12,7 @@ import tifffile
 import typer
 from cellinfer.cli.inspect import inspect as command
 from cellinfer.errors import InputError
-from cellinfer.inspect import SPREAD, PixelKind, WellCount, inspect
+from cellinfer.inspection import SPREAD, PixelKind, WellCount, inspect
 from cellinfer.wells import well_name
 from typer.testing import CliRunner
 

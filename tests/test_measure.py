@@ -8,8 +8,8 @@ import numpy as np
 import pandas as pd
 import pytest
 from cellinfer.errors import InputError
-from cellinfer.measure import FAMILIES, compartment_ratios, describe, feature_columns, measure
-from cellinfer.measure._registry import Subject
+from cellinfer.measurement import FAMILIES, compartment_ratios, describe, feature_columns, measure
+from cellinfer.measurement._registry import Subject
 from cellinfer_kernels import components, distance, intensity, shape
 from cellinfer_kernels.reference import components as components_twin
 from cellinfer_kernels.reference import distance as distance_twin

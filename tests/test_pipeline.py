@@ -9,12 +9,11 @@ import numpy as np
 import pandas as pd
 import pytest
 import tifffile
-from numpy.typing import NDArray
-
 from cellinfer.errors import ImageError, InputError
 from cellinfer.pipeline import OBJECTS, Pipeline, Settings, plate_diameter, resolve_channels
 from cellinfer.plate import Field, FieldKey, ImageRef
 from cellinfer.sessions import Session
+from numpy.typing import NDArray
 
 Images = dict[str, NDArray[Any]]
 RATIO = "Cells_Ratio_NucleusCytoplasmMeanIntensity_GFP"
@@ -64,7 +63,9 @@ def test_a_plate_field_carries_its_key(pipeline: Pipeline, images: Images, tmp_p
         assert table["ImageNumber"].unique().tolist() == [7]
     assert result.image["Image_FileName_DNA"] == "B03_DNA.tif"
     plain = pipeline.analyse(images)
-    pd.testing.assert_frame_equal(result.cells.drop(columns=[c for c in result.cells if c not in plain.cells]), plain.cells)
+    pd.testing.assert_frame_equal(
+        result.cells.drop(columns=[c for c in result.cells if c not in plain.cells]), plain.cells
+    )
 
 
 def test_analysing_twice_gives_the_same_bits(pipeline: Pipeline, images: Images) -> None:
@@ -144,7 +145,9 @@ def test_channels_are_known_by_name(channels: tuple[str, ...], nuclei: str, cell
         (Settings(), ("DNA", "GFP", "RFP"), "--cells"),
     ],
 )
-def test_channels_that_cannot_be_told_are_asked_for(settings: Settings, channels: tuple[str, ...], message: str) -> None:
+def test_channels_that_cannot_be_told_are_asked_for(
+    settings: Settings, channels: tuple[str, ...], message: str
+) -> None:
     with pytest.raises(InputError, match=message):
         resolve_channels(settings, channels)
 

@@ -7,13 +7,13 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+from cellinfer.errors import InputError
+from cellinfer.segmentation import estimate_diameter, segment_image
+from cellinfer.sessions import Session
 from cellinfer_kernels.matching import score_thresholds
 from cellinfer_kernels.views import D4, augment
 from numpy.typing import NDArray
 
-from cellinfer.errors import InputError
-from cellinfer.segmentation import estimate_diameter, segment_image
-from cellinfer.sessions import Session
 from tests.conftest import draw_cells
 
 Field = dict[str, NDArray[Any]]

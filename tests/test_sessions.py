@@ -12,12 +12,11 @@ import numpy as np
 import onnx
 import pytest
 import yaml
-from onnx import TensorProto, helper
-
 from cellinfer import models
 from cellinfer.cards import METADATA_KEY, parse_card
 from cellinfer.errors import DeviceError, ModelError
 from cellinfer.sessions import open_session
+from onnx import TensorProto, helper
 
 
 def description() -> dict[str, Any]:

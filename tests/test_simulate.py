@@ -36,15 +36,15 @@ def ratios(simulated):
         name = f"{field.key.well}_s{field.key.site}.tif"
         nuclei = read_labels(simulated.truth / "nuclei" / name)
         cells = read_labels(simulated.truth / "cells" / name)
-        values[field.key.well] = ratio(read_channel(field, "2"), nuclei, cells)
+        values[field.key.well] = ratio(read_channel(field, "GFP"), nuclei, cells)
     return values
 
 
 def test_the_reader_understands_it(simulated):
     plate = read_plate(simulated.images)
-    assert (plate.layout, plate.wells, plate.channels) == ("pattern:imagexpress", 96, ("1", "2"))
+    assert (plate.layout, plate.wells, plate.channels) == ("pattern:well-site-name", 96, ("DNA", "GFP"))
     assert len(plate.fields) == 24 and plate.missing == () and plate.ignored == ()
-    image = read_channel(plate.fields[0], "1")
+    image = read_channel(plate.fields[0], "DNA")
     assert image.shape == (320, 400) and image.dtype == np.uint16
     assert image.min() > 50 and image.max() < 65535  # an offset, and nothing saturated
 
@@ -135,7 +135,7 @@ def test_the_same_seed_gives_the_same_files(tmp_path):
     assert files[0] == files[1] and len(files[0]) == 2 * 4 + 2
     for path in files[0]:
         assert (plates[0].folder / path).read_bytes() == (plates[1].folder / path).read_bytes()
-    image = "images/A01_s1_w1.tif"
+    image = "images/A01_s1_DNA.tif"
     assert (plates[0].folder / image).read_bytes() != (plates[2].folder / image).read_bytes()
 
 

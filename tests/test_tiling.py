@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from cellinfer.tiling import plan, predict
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-
-from cellinfer.tiling import plan, predict
 
 
 @given(length=st.integers(1, 3000), halo=st.integers(0, 40), tile=st.sampled_from([96, 256, 640]))

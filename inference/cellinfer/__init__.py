@@ -12,34 +12,36 @@ from typing import TYPE_CHECKING, Any
 from cellinfer._version import __version__
 
 if TYPE_CHECKING:
-    from cellinfer.assay import assay
+    from cellinfer.assay_quality import assay
     from cellinfer.engine import RunResult, run
     from cellinfer.errors import CellinferError
-    from cellinfer.evaluate import evaluate
-    from cellinfer.inspect import inspect
-    from cellinfer.measure import measure
+    from cellinfer.evaluation import evaluate
+    from cellinfer.inspection import inspect
+    from cellinfer.measurement import measure
     from cellinfer.pipeline import FieldResult, Pipeline, Settings, load
     from cellinfer.plate import Field, FieldKey, ImageRef, Plate
     from cellinfer.readers import read_plate
+    from cellinfer.segment_files import segment
     from cellinfer.segmentation import segment_image
     from cellinfer.simulate import simulate_plate
 
 _HOME = {
-    "assay": "assay",
+    "assay": "assay_quality",
     "CellinferError": "errors",
-    "evaluate": "evaluate",
+    "evaluate": "evaluation",
     "Field": "plate",
     "FieldKey": "plate",
     "FieldResult": "pipeline",
     "ImageRef": "plate",
-    "inspect": "inspect",
+    "inspect": "inspection",
     "load": "pipeline",
-    "measure": "measure",
+    "measure": "measurement",
     "Pipeline": "pipeline",
     "Plate": "plate",
     "read_plate": "readers",
     "run": "engine",
     "RunResult": "engine",
+    "segment": "segment_files",
     "segment_image": "segmentation",
     "Settings": "pipeline",
     "simulate_plate": "simulate",
@@ -63,6 +65,7 @@ __all__ = [
     "measure",
     "read_plate",
     "run",
+    "segment",
     "segment_image",
     "simulate_plate",
 ]

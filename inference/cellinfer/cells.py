@@ -79,7 +79,8 @@ def grow_cells(nuclei: Labels, image: NDArray[np.generic] | None, distance: floa
     """
     if image is None or not nuclei.any():
         return propagate(nuclei, np.zeros(nuclei.shape, np.float32), None, distance, 1.0)
-    smooth = cv2.GaussianBlur(np.nan_to_num(image.astype(np.float32), posinf=0, neginf=0), (0, 0), 1.0)
+    finite = np.nan_to_num(image.astype(np.float32), posinf=0, neginf=0)
+    smooth = np.asarray(cv2.GaussianBlur(finite, (0, 0), 1.0), dtype=np.float32)
     threshold, background, bright = _levels(smooth, nuclei, diameter)
     if bright - background <= 1e-4 * abs(bright):  # no contrast to follow
         return propagate(nuclei, np.zeros(nuclei.shape, np.float32), None, distance, 1.0)

@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 import pyarrow as pa
@@ -297,6 +296,8 @@ def _digest(path: Path) -> str:
 
 def _refuse_output_in_input(root: Path, folder: Path) -> None:
     if folder.resolve() == root.resolve():
-        raise InputError(f"The result folder {folder} is the plate itself: choose another --out, input is never touched.")
+        raise InputError(
+            f"The result folder {folder} is the plate itself: choose another --out, input is never touched."
+        )
     if folder.exists() and not folder.is_dir():
         raise OutputError(f"The result folder {folder} is a file: choose another --out.")

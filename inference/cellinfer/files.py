@@ -48,6 +48,11 @@ def describe(error: OSError, path: Path) -> str:
     return f"{path} could not be written: {error}."
 
 
+def plain_text(text: str) -> str:
+    """Return text that no spreadsheet takes for a formula: such text gets an apostrophe in front."""
+    return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r")) else text
+
+
 def _sync_folder(folder: Path) -> None:
     if os.name == "nt":
         return  # Windows cannot open folders; the rename is durable there once the journal line is

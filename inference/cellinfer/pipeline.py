@@ -21,8 +21,8 @@ from numpy.typing import NDArray
 from cellinfer.cells import Compartments, EdgePolicy, compartments
 from cellinfer.errors import InputError
 from cellinfer.images import read_channel
-from cellinfer.measure import measure
-from cellinfer.measure.ratios import compartment_ratios
+from cellinfer.measurement import measure
+from cellinfer.measurement.ratios import compartment_ratios
 from cellinfer.plate import Field
 from cellinfer.quality import image_quality
 from cellinfer.segmentation import Merge, Segmentation, Tta, estimate_diameter, segment_image
@@ -183,9 +183,7 @@ class Pipeline:
         return Pipeline(self.session, replace(self.settings, **changes))
 
 
-def load(
-    model: str | Path = "nuclei", *, device: Device = "auto", threads: int = 0, **settings: Any
-) -> Pipeline:
+def load(model: str | Path = "nuclei", *, device: Device = "auto", threads: int = 0, **settings: Any) -> Pipeline:
     """Load a model and return a pipeline that analyses fields with it.
 
     Parameters
@@ -307,7 +305,9 @@ def _measured(
         # A cell that is all nucleus has no cytoplasm pixel: its row is there, without values.
         tables[name] = table.set_index("ObjectNumber").reindex(ids).reset_index()
     background = {channel: row[f"Image_Intensity_Background_{channel}"] for channel in images}
-    ratios = compartment_ratios(*(tables[name] for name in OBJECTS), tuple(images), background=background)
+    ratios = compartment_ratios(
+        tables["Nuclei"], tables["Cells"], tables["Cytoplasm"], tuple(images), background=background
+    )
     tables["Cells"] = pd.concat([tables["Cells"], ratios], axis=1)
     tables["Nuclei"] = pd.concat([tables["Nuclei"], _agreement(found, parts)], axis=1)
     for parent in ("Cells", "Nuclei"):

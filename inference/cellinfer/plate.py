@@ -10,6 +10,9 @@ from typing import NamedTuple
 
 from cellinfer.wells import well_sort_key
 
+IMAGE_SUFFIXES = frozenset({".tif", ".tiff", ".png", ".jpg", ".jpeg", ".bmp"})
+"""Endings (lower case) of files that are taken for images."""
+
 _DIGITS = re.compile(r"(\d+)")
 
 

@@ -265,8 +265,3 @@ def _examples(keys: pd.MultiIndex) -> str:
     """Name the first few wells of an index, as `A01` or `plate A01`."""
     names = [" ".join(key) for key in keys[:_EXAMPLES]]
     return ", ".join(names) + (f" and {len(keys) - _EXAMPLES} more" if len(keys) > _EXAMPLES else "")
-
-
-def plain_text(text: str) -> str:
-    """Return text that no spreadsheet takes for a formula: such text gets an apostrophe in front."""
-    return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r")) else text

@@ -13,7 +13,9 @@ SATURATED = 0.01
 """Share of pixels at the detector's largest value above which a plane is called saturated."""
 
 
-def image_quality(images: Mapping[str, NDArray[Any]], occupied: NDArray[np.bool_]) -> tuple[dict[str, Any], tuple[str, ...]]:
+def image_quality(
+    images: Mapping[str, NDArray[Any]], occupied: NDArray[np.bool_]
+) -> tuple[dict[str, Any], tuple[str, ...]]:
     """Describe the planes of a field.
 
     Parameters

@@ -90,7 +90,9 @@ def segment_image(
     if image.ndim != 2 or image.size == 0:
         raise InputError(f"Segmentation takes one plane (height, width), got an array of shape {image.shape}.")
     if tta not in VIEWS or merge not in ("instances", "fields"):
-        raise InputError(f"Unknown test-time augmentation {tta!r} / {merge!r}: choose none, flips or d4; instances or fields.")
+        raise InputError(
+            f"Unknown test-time augmentation {tta!r} / {merge!r}: choose none, flips or d4; instances or fields."
+        )
     card = session.card
     normalised = normalise(image, session)
     if diameter is None:
@@ -104,7 +106,9 @@ def segment_image(
     if len(views) == 1 or merge == "fields":
         fields = merge_probabilities(maps, views)
         return Segmentation(decode(card.decoder, fields, diameter, options), diameter, scale)
-    labelled = [restore(decode(card.decoder, fields, diameter, options), view) for fields, view in zip(maps, views, strict=True)]
+    labelled = [
+        restore(decode(card.decoder, fields, diameter, options), view) for fields, view in zip(maps, views, strict=True)
+    ]
     found = merge_instances(np.stack(labelled))
     return Segmentation(
         found.labels,

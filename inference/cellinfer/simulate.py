@@ -67,7 +67,7 @@ class SimulatedPlate:
 
     folder: Path
     images: Path
-    """Folder for `read_plate`: `A01_s1_w1.tif` (w1 DNA, w2 reporter)."""
+    """Folder for `read_plate`: `A01_s1_DNA.tif`, `A01_s1_GFP.tif` (the reporter)."""
     layout: Path
     """CSV with one row per well: Well, Compound, Dose, Control (-1 negative, 1 positive, 0 sample)."""
     truth: Path
@@ -379,8 +379,8 @@ def _make_folders(plate: SimulatedPlate) -> None:
 
 
 def _write_field(plate: SimulatedPlate, name: str, field: SimulatedField) -> None:
-    _write(plate.images / f"{name}_w1.tif", field.dna)
-    _write(plate.images / f"{name}_w2.tif", field.reporter)
+    _write(plate.images / f"{name}_DNA.tif", field.dna)
+    _write(plate.images / f"{name}_GFP.tif", field.reporter)
     _write(plate.truth / "nuclei" / f"{name}.tif", field.nuclei)
     _write(plate.truth / "cells" / f"{name}.tif", field.cells)
 

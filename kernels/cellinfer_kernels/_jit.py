@@ -82,7 +82,7 @@ def cache_folder() -> Path:
     return Path(tempfile.mkdtemp(prefix="cellinfer-kernels-"))
 
 
-class _SafeCache(FunctionCache):
+class _SafeCache(FunctionCache):  # type: ignore[misc]  # Numba has no types
     """Numba's cache, except that a damaged file costs a compilation instead of an exception."""
 
     def load_overload(self, sig: Any, target_context: Any) -> Any:

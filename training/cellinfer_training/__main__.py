@@ -21,7 +21,9 @@ def _recipes() -> None:
 @app.command()
 def nuclei(
     data: Annotated[Path, typer.Argument(help="Folder that holds dsb2018/ and bbbc039/.", show_default=False)],
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for checkpoints, report and model; continued if there.")],
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help="Folder for checkpoints, report and model; continued if there.")
+    ],
     steps: Annotated[int, typer.Option(help="Optimiser steps in all.", min=1)] = 14_000,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
     release: Annotated[bool, typer.Option(help="Also put the model into cellinfer_models and its registry.")] = False,

@@ -47,7 +47,9 @@ def assess(session: Session, samples: list[Sample], **options: Any) -> list[Scor
         found = segment_image(sample.image, session, **options)
         precision = average_precision(score_thresholds(sample.labels, found.labels, dsb_thresholds()))
         scores.append(
-            Score(sample.name, sample.source, sample.group, sample.diameter, found.diameter, tuple(map(float, precision)))
+            Score(
+                sample.name, sample.source, sample.group, sample.diameter, found.diameter, tuple(map(float, precision))
+            )
         )
     return scores
 

@@ -58,7 +58,9 @@ class CropSampler:
         usual = float(np.nanmedian([s.diameter for s in samples]))
         self._diameters = [s.diameter if np.isfinite(s.diameter) else usual for s in samples]
         groups = [s.group for s in samples]
-        weights = np.array([groups.count(g) ** -0.5 * s.labels.size**0.25 for g, s in zip(groups, samples, strict=True)])
+        weights = np.array(
+            [groups.count(g) ** -0.5 * s.labels.size**0.25 for g, s in zip(groups, samples, strict=True)]
+        )
         self._probability = weights / weights.sum()
 
     def batch(self, size: int) -> tuple[Planes, Planes]:
@@ -121,7 +123,9 @@ class CropSampler:
     def _emptied(self, planes: Planes) -> Planes:
         """Replace the crop by background that its own percentiles would stretch to full contrast."""
         size, random = self.settings.crop, self._random
-        noise = cv2.GaussianBlur(random.standard_normal((size, size)).astype(np.float32), (0, 0), random.uniform(0.3, 2))
+        noise = cv2.GaussianBlur(
+            random.standard_normal((size, size)).astype(np.float32), (0, 0), random.uniform(0.3, 2)
+        )
         noise = (noise - noise.min()) / (np.ptp(noise) + 1e-6) + self._haze() * random.uniform(0, 1)
         low, high = np.percentile(noise, (1, 99.8))
         planes = np.zeros_like(planes)
@@ -133,7 +137,8 @@ class CropSampler:
         """Smooth random light, 0 to 1."""
         cells = int(self._random.integers(2, 9))
         coarse = self._random.random((cells, cells)).astype(np.float32)
-        return cv2.resize(coarse, (self.settings.crop,) * 2, interpolation=cv2.INTER_CUBIC)
+        smooth = cv2.resize(coarse, (self.settings.crop,) * 2, interpolation=cv2.INTER_CUBIC)
+        return np.asarray(smooth, dtype=np.float32)
 
     def _reimaged(self, image: NDArray[np.float32]) -> NDArray[np.float32]:
         """Change gain, offset, gamma, illumination, focus and noise."""
@@ -146,7 +151,7 @@ class CropSampler:
         if random.random() < 0.25:
             image = image + self._haze() * np.float32(random.uniform(0, 0.35))
         if random.random() < 0.3:
-            image = cv2.GaussianBlur(image, (0, 0), random.uniform(0.3, 2.0))
+            image = np.asarray(cv2.GaussianBlur(image, (0, 0), random.uniform(0.3, 2.0)), dtype=np.float32)
         if random.random() < 0.15:
             image = image + 0.6 * (image - cv2.GaussianBlur(image, (0, 0), random.uniform(0.8, 2.0)))
         gain, offset = np.exp(random.uniform(-0.45, 0.35)), random.uniform(-0.08, 0.08)

@@ -10,6 +10,7 @@ import csv
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -59,15 +60,15 @@ def median_diameter(labels: NDArray[np.int32]) -> float:
     return float(np.median(2.0 * np.sqrt(areas / np.pi))) if areas.size else float("nan")
 
 
-def normalise(image: NDArray[np.generic]) -> NDArray[np.float32]:
+def normalise(image: NDArray[Any]) -> NDArray[np.float32]:
     """Scale percentiles `LOW` and `HIGH` to 0 and 1 and clip to `CLIP`; a constant image becomes zeros."""
     low, high = np.percentile(image, (LOW, HIGH))
     if high <= low:
         return np.zeros(image.shape, np.float32)
-    return np.clip((image.astype(np.float32) - low) / (high - low), *CLIP).astype(np.float32)
+    return np.asarray(np.clip((image.astype(np.float32) - low) / (high - low), *CLIP), dtype=np.float32)
 
 
-def read_image(path: Path) -> NDArray[np.generic]:
+def read_image(path: Path) -> NDArray[Any]:
     """Read a grey image; equal colour channels are one channel, unequal ones are averaged."""
     pixels = tifffile.imread(path) if path.suffix.lower() in {".tif", ".tiff"} else cv2.imread(str(path), -1)
     if pixels is None or pixels.ndim not in (2, 3):

@@ -122,7 +122,8 @@ def _parity(deployed: nn.Module, path: Path) -> float:
     multiple, channels = session.card.multiple, len(session.card.channels)
     random = np.random.default_rng(0)
     batches: list[NDArray[np.float32]] = [
-        random.random((n, channels, a * multiple, b * multiple), np.float32) for n, a, b in ((1, 4, 4), (3, 9, 5), (2, 1, 2))
+        random.random((n, channels, a * multiple, b * multiple), np.float32)
+        for n, a, b in ((1, 4, 4), (3, 9, 5), (2, 1, 2))
     ]
     return max(float(np.abs(session.run(b) - deployed(torch.from_numpy(b)).numpy()).max()) for b in batches)
 

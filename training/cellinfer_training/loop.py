@@ -104,8 +104,8 @@ class Trainer:
                     pace = (time.monotonic() - started) / max(1, self.step - first)
                     left = pace * (self.schedule.steps - self.step) / 60
                     report(
-                        f"step {self.step}/{self.schedule.steps}  train {row['train']:.4f}  "
-                        f"validation {row['validation']:.4f}  best {self.best:.4f}  {pace:.2f} s/step, {left:.0f} min left"
+                        f"step {self.step}/{self.schedule.steps}  train {row['train']:.4f}  validation "
+                        f"{row['validation']:.4f}  best {self.best:.4f}  {pace:.2f} s/step, {left:.0f} min left"
                     )
 
     def _advance(self, batch: Batch) -> float:
@@ -131,9 +131,7 @@ class Trainer:
     def _follow(self) -> None:
         """Move the averaged model towards the trained one; faster at first, while the average is still noise."""
         keep = min(self.schedule.averaging, (1 + self.step) / (10 + self.step))
-        for mean, value in zip(
-            self.average.state_dict().values(), self.network.state_dict().values(), strict=True
-        ):
+        for mean, value in zip(self.average.state_dict().values(), self.network.state_dict().values(), strict=True):
             if mean.is_floating_point():
                 mean.lerp_(value, 1 - keep)
             else:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch
 from torch import Tensor, nn
 
@@ -55,16 +57,15 @@ class FieldNet(nn.Module):
         self.fold = nn.PixelUnshuffle(2)
         self.stem = _convolution(8, width)
         self.encoders = nn.ModuleList(_Residual(w) for w in widths)
-        self.downs = nn.ModuleList(
-            nn.Sequential(nn.MaxPool2d(2), _pointwise(a, b)) for a, b in zip(widths, widths[1:], strict=False)
-        )
-        self.ups = nn.ModuleList(_pointwise(b, a) for a, b in zip(widths, widths[1:], strict=False))
+        self.downs = nn.ModuleList(nn.Sequential(nn.MaxPool2d(2), _pointwise(a, b)) for a, b in pairwise(widths))
+        self.ups = nn.ModuleList(_pointwise(b, a) for a, b in pairwise(widths))
         self.decoders = nn.ModuleList(_Residual(w) for w in widths[:-1])
         self.bottom = _Residual(widths[-1])
         self.head = nn.Conv2d(width, 4 * outputs, 3, padding=1)
         self.unfold = nn.PixelShuffle(2)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return logits."""
         x = self.stem(self.fold(torch.cat([x, torch.sqrt(torch.relu(x) + 1e-4)], dim=1)))
         skips = []
         for encoder, down in zip(self.encoders, self.downs, strict=False):

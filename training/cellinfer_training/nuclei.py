@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +30,8 @@ class Recipe:
     seed: int = 7
     width: int = 16
     validation: float = 0.15
-    augmentation: Augmentation = Augmentation()
-    schedule: Schedule = Schedule(steps=14_000)
+    augmentation: Augmentation = field(default_factory=Augmentation)
+    schedule: Schedule = field(default_factory=lambda: Schedule(steps=14_000))
 
 
 RECIPE = Recipe()
@@ -92,10 +92,11 @@ def finish(data: Path, folder: Path, recipe: Recipe) -> Path:
     scores = assess(session, held)
     write_scores(scores, folder / "scores.csv")
     draw_report(folder, scores, held, session)
-    evaluation = {"validation": summarise(scores), "step": int(best["step"])}
+    summary = summarise(scores)
+    evaluation = {"validation": summary, "step": int(best["step"])}
     difference = export_model(network, describe(evaluation, recipe), path)
     print(f"largest difference between torch and onnxruntime: {difference:.1e}")
-    for name, row in evaluation["validation"].items():
+    for name, row in summary.items():
         print(f"{name:8}  {row}")
     return path
 
@@ -129,8 +130,11 @@ def describe(evaluation: Mapping[str, Any], recipe: Recipe = RECIPE) -> dict[str
         "license": "BSD-3-Clause",
         "authors": [{"name": "The cellinfer developers"}],
         "cite": [
-            {"text": "Caicedo et al. (2019), Nucleus segmentation across imaging experiments: the 2018 Data Science "
-                     "Bowl, Nature Methods 16:1247", "doi": "10.1038/s41592-019-0612-7"},
+            {
+                "text": "Caicedo et al. (2019), Nucleus segmentation across imaging experiments: the 2018 Data Science "
+                "Bowl, Nature Methods 16:1247",
+                "doi": "10.1038/s41592-019-0612-7",
+            },
         ],
         "tags": ["nuclei", "fluorescence-light-microscopy", "instance-segmentation", "2d"],
         "inputs": [
@@ -143,7 +147,10 @@ def describe(evaluation: Mapping[str, Any], recipe: Recipe = RECIPE) -> dict[str
                 ],
                 "data": {"type": "float32"},
                 "preprocessing": [
-                    {"id": "scale_range", "kwargs": {"axes": ["y", "x"], "min_percentile": LOW, "max_percentile": HIGH}},
+                    {
+                        "id": "scale_range",
+                        "kwargs": {"axes": ["y", "x"], "min_percentile": LOW, "max_percentile": HIGH},
+                    },
                     {"id": "clip", "kwargs": {"min": CLIP[0], "max": CLIP[1]}},
                 ],
             }

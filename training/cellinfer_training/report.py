@@ -36,7 +36,8 @@ def draw_report(folder: Path, scores: list[Score], samples: list[Sample], sessio
     """Draw `report.png`: loss, precision by threshold, score by object size, and examples from worst to best."""
     figure = Figure(figsize=(16, 13), layout="constrained")
     FigureCanvasAgg(figure)
-    top, bottom = figure.subfigures(2, 1, height_ratios=(1, 2))
+    grid = figure.add_gridspec(2, 1, height_ratios=(1, 2))
+    top, bottom = figure.add_subfigure(grid[0]), figure.add_subfigure(grid[1])
     loss, precision, size = top.subplots(1, 3)
     log = np.genfromtxt(folder / "log.csv", delimiter=",", names=True)
     loss.plot(log["step"], log["train"], label="training (augmented)")

@@ -21,7 +21,15 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (run.run, inspect.inspect, segment.segment, evaluate.evaluate, assay.assay, simulate.simulate, doctor.doctor):
+for command in (
+    run.run,
+    inspect.inspect,
+    segment.segment,
+    evaluate.evaluate,
+    assay.assay,
+    simulate.simulate,
+    doctor.doctor,
+):
     app.command()(command)
 app.add_typer(models.app, name="models")
 

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Optional
+from typing import Annotated
 
 import typer
 
 DeviceOption = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
-TtaOption = Annotated[
-    str, typer.Option(help="Test-time augmentation: none, flips (6 views) or d4 (8 views).")
-]
+TtaOption = Annotated[str, typer.Option(help="Test-time augmentation: none, flips (6 views) or d4 (8 views).")]
 MergeOption = Annotated[
     str, typer.Option(help="How views are merged: instances (majority vote) or fields (mean of the network's output).")
 ]
 EdgeOption = Annotated[str, typer.Option(help="Cells whose nucleus touches the edge of the field: drop or keep.")]
 PatternOption = Annotated[
-    Optional[str],
-    typer.Option(help="Regular expression for file names, with the groups well (or row and col), site, channel, z, time."),
+    str | None,
+    typer.Option(
+        help="Regular expression for file names, with the groups well (or row and col), site, channel, z, time."
+    ),
 ]
 LayoutOption = Annotated[str, typer.Option(help="Plate layout; auto recognises it.")]
 

@@ -1,4 +1,4 @@
-"""`cellinfer doctor`: is this installation fit to run?"""
+"""`cellinfer doctor`: say whether this installation is fit to run."""
 
 from __future__ import annotations
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Optional
 import typer
 
 if TYPE_CHECKING:
-    from cellinfer.evaluate import Evaluation
+    from cellinfer.evaluation import Evaluation
 
 _WORST = 10
 
@@ -35,7 +35,7 @@ def evaluate(
     from rich.progress import track
 
     from cellinfer.cli._shared import announce_compilation
-    from cellinfer.evaluate import pair_files, score_files, summarise
+    from cellinfer.evaluation import pair_files, score_files, summarise
 
     announce_compilation()
     files = pair_files(pred_dir, truth_dir, pattern=pattern, allow_missing=allow_missing)
@@ -59,8 +59,7 @@ def evaluate(
 def _write_csv(result: Evaluation, path: Path) -> None:
     import csv
 
-    from cellinfer.files import durable
-    from cellinfer.platemap import plain_text
+    from cellinfer.files import durable, plain_text
 
     rows = result.rows()
     with durable(path) as partial, partial.open("w", newline="", encoding="utf-8") as handle:

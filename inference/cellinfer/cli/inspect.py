@@ -10,7 +10,7 @@ import typer
 if TYPE_CHECKING:
     from rich.text import Text
 
-    from cellinfer.inspect import Inspection, WellCount
+    from cellinfer.inspection import Inspection, WellCount
 
 _MISSING_SHOWN = 20
 _UNREADABLE_SHOWN = 5
@@ -30,7 +30,7 @@ def inspect(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON for programs.")] = False,
 ) -> None:
     """Show the layout, wells, channels, pixel types and gaps of a plate; reads names and a few headers only."""
-    from cellinfer.inspect import inspect as inspect_plate
+    from cellinfer.inspection import inspect as inspect_plate
 
     inspection = inspect_plate(plate, pattern=pattern, layout=layout)
     if as_json:

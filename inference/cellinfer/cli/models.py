@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Optional
+from typing import Annotated
 
 import typer
 
@@ -54,7 +54,7 @@ def show(
 
 @app.command()
 def verify(
-    model: Annotated[Optional[str], typer.Argument(help="Model to verify.", show_default="all bundled ones")] = None,
+    model: Annotated[str | None, typer.Argument(help="Model to verify.", show_default="all bundled ones")] = None,
 ) -> None:
     """Check files, cards and golden results."""
     import cellinfer_models

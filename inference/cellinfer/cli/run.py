@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Optional
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -20,26 +20,28 @@ if TYPE_CHECKING:
 def run(
     plate: Annotated[Path, typer.Argument(help="Folder of images.", show_default=False)],
     out: Annotated[
-        Optional[Path], typer.Option("--out", "-o", help="Result folder.", show_default="PLATE-cellinfer")
+        Path | None, typer.Option("--out", "-o", help="Result folder.", show_default="PLATE-cellinfer")
     ] = None,
-    nuclei: Annotated[Optional[str], typer.Option(help="Channel that shows nuclei.", show_default="by name")] = None,
+    nuclei: Annotated[str | None, typer.Option(help="Channel that shows nuclei.", show_default="by name")] = None,
     cells: Annotated[
-        Optional[str], typer.Option(help="Channel that shows cytoplasm.", show_default="the only other channel")
+        str | None, typer.Option(help="Channel that shows cytoplasm.", show_default="the only other channel")
     ] = None,
     channel: Annotated[
-        Optional[list[str]],
+        list[str] | None,
         typer.Option(help="NEW=FOUND: rename a channel, repeatable; channels not named are left out."),
     ] = None,
     model: Annotated[str, typer.Option(help="Bundled model, or path of an .onnx file with a card.")] = "nuclei",
     device: DeviceOption = "auto",
     diameter: Annotated[
-        Optional[float], typer.Option(help="Median nucleus diameter in pixels.", show_default="estimated")
+        float | None, typer.Option(help="Median nucleus diameter in pixels.", show_default="estimated")
     ] = None,
     tta: TtaOption = "none",
     tta_merge: MergeOption = "instances",
     cell_distance: Annotated[
-        Optional[float],
-        typer.Option(help="Farthest a cell reaches beyond its nucleus, in pixels.", show_default="one nucleus diameter"),
+        float | None,
+        typer.Option(
+            help="Farthest a cell reaches beyond its nucleus, in pixels.", show_default="one nucleus diameter"
+        ),
     ] = None,
     edge: EdgeOption = "drop",
     pattern: PatternOption = None,
@@ -109,9 +111,7 @@ def _progress() -> Iterator[Callable[[State], None]]:
             new = state.done - state.reused
             pace = f"{new / elapsed:.1f} fields/s, {state.cells / elapsed:.0f} cells/s" if new else ""
             pace += f", {state.failed} failed" if state.failed else ""
-            bar.update(
-                task, total=state.total, completed=state.done, description=state.message or "fields", pace=pace
-            )
+            bar.update(task, total=state.total, completed=state.done, description=state.message or "fields", pace=pace)
 
         yield report
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated
 
 import typer
 
@@ -16,35 +16,32 @@ def segment(
     model: Annotated[str, typer.Option(help="Bundled model, or path of an .onnx file with a card.")] = "nuclei",
     device: DeviceOption = "auto",
     diameter: Annotated[
-        Optional[float], typer.Option(help="Median object diameter in pixels.", show_default="estimated per image")
+        float | None, typer.Option(help="Median object diameter in pixels.", show_default="estimated per image")
     ] = None,
     tta: TtaOption = "none",
     tta_merge: MergeOption = "instances",
 ) -> None:
     """Find objects in single images; writes OUT/<stem>_labels.tif."""
     from rich.console import Console
-    from rich.progress import track
+    from rich.progress import Progress
 
     from cellinfer.cli._shared import announce_compilation
-    from cellinfer.segment import image_files, segment_file
-    from cellinfer.sessions import open_session
+    from cellinfer.segment_files import segment as segment_images
 
     announce_compilation()
-    files = image_files(images)
-    session = open_session(model, device)  # type: ignore[arg-type]
-    failed: list[str] = []
-    total = 0
-    errors = Console(stderr=True)
-    for path in track(files, description="segmenting", console=errors):
-        from cellinfer.errors import ImageError
-
-        try:
-            total += segment_file(
-                path, out, session, diameter=diameter, tta=tta, merge=tta_merge  # type: ignore[arg-type]
-            ).objects
-        except ImageError as error:
-            failed.append(str(error))
-    for reason in failed:
+    with Progress(console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("segmenting", total=None)
+        result = segment_images(
+            images,
+            out,
+            model=model,
+            device=device,  # type: ignore[arg-type]
+            diameter=diameter,
+            tta=tta,  # type: ignore[arg-type]
+            merge=tta_merge,  # type: ignore[arg-type]
+            progress=lambda done, total: bar.update(task, completed=done, total=total),
+        )
+    for reason in result.failed.values():
         typer.secho(f"error: {reason}", fg="red", err=True)
-    typer.echo(f"{total} objects in {len(files) - len(failed)} images -> {out}  ({session.card.name} on {session.device})")
-    raise typer.Exit(3 if failed else 0)
+    typer.echo(f"{result.objects} objects in {len(result.images)} images -> {out}  ({result.model} on {result.device})")
+    raise typer.Exit(3 if result.failed else 0)

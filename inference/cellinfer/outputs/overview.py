@@ -51,7 +51,8 @@ def draw_overview(
     """
     figure = Figure(figsize=(15, 13.5), facecolor="white", layout="constrained")
     FigureCanvasAgg(figure)
-    top, bottom = figure.subfigures(2, 1, height_ratios=(1, 2.1))
+    grid = figure.add_gridspec(2, 1, height_ratios=(1, 2.1))
+    top, bottom = figure.add_subfigure(grid[0]), figure.add_subfigure(grid[1])
     left, right = top.subplots(1, 2)
     _heat_map(left, plate, profiles, "Image_Count_Cells", "Cells per well", "viridis")
     telling = most_telling_feature(folder)
@@ -81,8 +82,12 @@ def _heat_map(axes: Axes, plate: Plate, profiles: pd.DataFrame, column: str, tit
     axes.set_facecolor("0.93")
     shown = axes.imshow(values, cmap=colours, aspect="equal")
     axes.set_title(title, fontsize=11)
-    axes.set_xticks(range(form.columns), [str(c + 1) for c in range(form.columns)], fontsize=8 if form.columns <= 24 else 4)
-    axes.set_yticks(range(form.rows), [row_letters(r + 1) for r in range(form.rows)], fontsize=8 if form.rows <= 16 else 4)
+    axes.set_xticks(
+        range(form.columns), [str(c + 1) for c in range(form.columns)], fontsize=8 if form.columns <= 24 else 4
+    )
+    axes.set_yticks(
+        range(form.rows), [row_letters(r + 1) for r in range(form.rows)], fontsize=8 if form.rows <= 16 else 4
+    )
     axes.tick_params(length=0, labeltop=True, labelbottom=False)
     if len(used):
         axes.figure.colorbar(shown, ax=axes, shrink=0.75)

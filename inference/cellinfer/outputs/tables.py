@@ -13,7 +13,7 @@ import pyarrow.csv
 import pyarrow.ipc
 import pyarrow.parquet as pq
 
-from cellinfer.files import durable
+from cellinfer.files import durable, plain_text
 from cellinfer.pipeline import OBJECTS, FieldResult
 
 _ROWS_PER_GROUP = 50_000
@@ -175,8 +175,10 @@ class _GrowingParquet:
 
     def add(self, table: pa.Table) -> None:
         table = table.replace_schema_metadata(None)
-        wider = table.schema if self._schema is None else pa.unify_schemas(
-            [self._schema, table.schema], promote_options="permissive"
+        wider = (
+            table.schema
+            if self._schema is None
+            else pa.unify_schemas([self._schema, table.schema], promote_options="permissive")
         )
         self._schema = wider
         self._pieces.append(table)
@@ -216,4 +218,13 @@ def _write_csv(path: Path) -> None:
     source = pq.ParquetFile(path)
     with durable(path.with_suffix(".csv")) as partial, pa.csv.CSVWriter(partial, source.schema_arrow) as writer:
         for group in range(source.num_row_groups):
-            writer.write_table(source.read_row_group(group))
+            writer.write_table(_without_formulas(source.read_row_group(group)))
+
+
+def _without_formulas(table: pa.Table) -> pa.Table:
+    """Guard text cells against spreadsheets that would run them."""
+    for index, field in enumerate(table.schema):
+        if pa.types.is_string(field.type) or pa.types.is_large_string(field.type):
+            cells = [None if cell is None else plain_text(cell) for cell in table.column(index).to_pylist()]
+            table = table.set_column(index, field, pa.array(cells, field.type))
+    return table

@@ -8,9 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cellinfer.errors import InputError
-from cellinfer.plate import natural_key
+from cellinfer.plate import IMAGE_SUFFIXES, natural_key
 
-IMAGE_SUFFIXES = frozenset({".tif", ".tiff", ".png", ".jpg", ".jpeg", ".bmp"})
 MAX_DEPTH = 8
 """Folders below the root that are looked into; no instrument nests deeper."""
 
@@ -45,7 +44,8 @@ def scan(path: str | os.PathLike[str]) -> Listing:
     """List all image files under a folder, opening none.
 
     Links to folders are followed, each real folder is entered once, so a loop of links ends. Array stores (`.zarr`),
-    hidden folders and folders with results of a run (they hold a `journal.jsonl`, from their first second on) are not entered.
+    hidden folders and folders with results of a run (they hold a `journal.jsonl` from their first second on) are not
+    entered.
 
     Raises
     ------

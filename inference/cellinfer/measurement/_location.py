@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from cellinfer.measure._registry import Family, Feature, Subject, Values
+from cellinfer.measurement._registry import Family, Feature, Subject, Values
 
 _FEATURES = (
     Feature("Location_Center_X", "px", "Mean column of the pixels."),

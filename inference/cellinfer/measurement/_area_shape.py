@@ -6,7 +6,7 @@ import numpy as np
 from cellinfer_kernels.shape import Shapes
 from numpy.typing import NDArray
 
-from cellinfer.measure._registry import Family, Feature, Subject, Values
+from cellinfer.measurement._registry import Family, Feature, Subject, Values
 
 _FEATURES = (
     Feature("AreaShape_Area", "px²", "Number of pixels."),

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from cellinfer._version import __version__
@@ -13,9 +13,9 @@ from cellinfer.errors import ImageError, InputError
 from cellinfer.files import durable
 from cellinfer.images import read_image
 from cellinfer.outputs.labels import write_labels
-from cellinfer.readers._scan import IMAGE_SUFFIXES
+from cellinfer.plate import IMAGE_SUFFIXES
 from cellinfer.segmentation import Merge, Tta, segment_image
-from cellinfer.sessions import Session
+from cellinfer.sessions import Device, Session, open_session
 
 
 @dataclass(frozen=True)
@@ -25,6 +25,78 @@ class Segmented:
     path: Path
     objects: int
     diameter: float
+
+
+@dataclass(frozen=True)
+class SegmentResult:
+    """What `segment` did.
+
+    Attributes
+    ----------
+    images
+        The images that were segmented.
+    failed
+        Image path -> reason, for those that could not be read.
+    model, device
+        Name of the model, and where it ran.
+    """
+
+    images: tuple[Segmented, ...]
+    failed: dict[str, str] = field(repr=False)
+    model: str
+    device: str
+
+    @property
+    def objects(self) -> int:
+        """Objects in all images."""
+        return sum(image.objects for image in self.images)
+
+
+def segment(
+    images: Sequence[str | Path],
+    out: str | Path,
+    *,
+    model: str | Path = "nuclei",
+    device: Device = "auto",
+    diameter: float | None = None,
+    tta: Tta = "none",
+    merge: Merge = "instances",
+    progress: Callable[[int, int], None] | None = None,
+) -> SegmentResult:
+    """Find the objects in single images; writes `<stem>_labels.tif` and a note on how it was made.
+
+    Parameters
+    ----------
+    images
+        Image files, or folders of them.
+    out
+        Folder for the label images; made if needed.
+    model, device
+        See `cellinfer.sessions.open_session`.
+    diameter, tta, merge
+        See `cellinfer.segmentation.segment_image`.
+    progress
+        Called with how many images are done, and how many there are.
+
+    Raises
+    ------
+    InputError
+        If a path does not exist, a folder holds no image, or two images would give one label file.
+    OutputError
+        If a label image cannot be written.
+    """
+    files = image_files(Path(path) for path in images)
+    session = open_session(model, device)
+    done: list[Segmented] = []
+    failed: dict[str, str] = {}
+    for number, path in enumerate(files, 1):
+        try:
+            done.append(segment_file(path, Path(out), session, diameter=diameter, tta=tta, merge=merge))
+        except ImageError as error:
+            failed[str(path)] = str(error)
+        if progress is not None:
+            progress(number, len(files))
+    return SegmentResult(tuple(done), failed, session.card.name, session.device)
 
 
 def image_files(paths: Iterable[Path]) -> list[Path]:
@@ -54,7 +126,13 @@ def image_files(paths: Iterable[Path]) -> list[Path]:
 
 
 def segment_file(
-    path: Path, out: Path, session: Session, *, diameter: float | None = None, tta: Tta = "none", merge: Merge = "instances"
+    path: Path,
+    out: Path,
+    session: Session,
+    *,
+    diameter: float | None = None,
+    tta: Tta = "none",
+    merge: Merge = "instances",
 ) -> Segmented:
     """Segment one image file and write `<stem>_labels.tif` with a note on how it was made (`<stem>_labels.json`).
 

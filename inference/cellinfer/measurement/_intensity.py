@@ -8,7 +8,7 @@ higher, which cp-measure corrects too.
 
 from __future__ import annotations
 
-from cellinfer.measure._registry import Family, Feature, Subject, Values
+from cellinfer.measurement._registry import Family, Feature, Subject, Values
 
 _STATISTICS = (
     ("IntegratedIntensity", "total", "Sum over the pixels."),

@@ -28,7 +28,7 @@ def compartment_ratios(
     Parameters
     ----------
     nuclei, cells, cytoplasm
-        Tables of `cellinfer.measure.measure` with the names Nuclei, Cells and Cytoplasm, families AreaShape and
+        Tables of `cellinfer.measurement.measure` with the names Nuclei, Cells and Cytoplasm, families AreaShape and
         Intensity. One `ObjectNumber` means one cell in all three; it may lack a nucleus or a cytoplasm.
     channels
         Channels to compare.

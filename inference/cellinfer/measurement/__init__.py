@@ -13,9 +13,9 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from cellinfer.errors import InputError
-from cellinfer.measure import _area_shape, _intensity, _location
-from cellinfer.measure._registry import Family, Feature, Subject
-from cellinfer.measure.ratios import compartment_ratios
+from cellinfer.measurement import _area_shape, _intensity, _location
+from cellinfer.measurement._registry import Family, Feature, Subject
+from cellinfer.measurement.ratios import compartment_ratios
 
 __all__ = ["FAMILIES", "Family", "Feature", "compartment_ratios", "describe", "feature_columns", "measure"]
 

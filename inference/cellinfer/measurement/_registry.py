@@ -39,7 +39,7 @@ class Feature:
 class Family:
     """Measurements that belong together.
 
-    To add one, write a module with a `FAMILY` and list it in `cellinfer.measure.FAMILIES`.
+    To add one, write a module with a `FAMILY` and list it in `cellinfer.measurement.FAMILIES`.
 
     Attributes
     ----------

@@ -26,8 +26,8 @@ import pandas as pd
 from cellinfer._version import __version__
 from cellinfer.dose_response import DoseResponse, fit_dose_response
 from cellinfer.errors import InputError
-from cellinfer.files import durable
-from cellinfer.platemap import PLATE, WELL, as_number, join_platemap, metadata_column, plain_text, read_platemap
+from cellinfer.files import durable, plain_text
+from cellinfer.platemap import PLATE, WELL, as_number, join_platemap, metadata_column, read_platemap
 
 Array = npt.NDArray[np.float64]
 

@@ -1,0 +1,165 @@
+"""Training: targets, splits, augmentation, resuming, export. Small, but the real thing."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch", reason="needs the [train] extra")
+
+from cellinfer.errors import ModelError  # noqa: E402
+from cellinfer.sessions import open_session  # noqa: E402
+from cellinfer_training.assess import assess, summarise  # noqa: E402
+from cellinfer_training.augment import Augmentation, CropSampler  # noqa: E402
+from cellinfer_training.data import CLIP, Sample, load_pairs, normalise  # noqa: E402
+from cellinfer_training.export import TOLERANCE, export_model  # noqa: E402
+from cellinfer_training.loop import Schedule, Trainer  # noqa: E402
+from cellinfer_training.losses import distance_loss  # noqa: E402
+from cellinfer_training.networks import FieldNet  # noqa: E402
+from cellinfer_training.nuclei import RECIPE, describe  # noqa: E402
+from cellinfer_training.splits import assign_families, split_by_group  # noqa: E402
+from cellinfer_training.targets import distance_fields  # noqa: E402
+
+from tests.conftest import draw_cells  # noqa: E402
+
+SMALL = Augmentation(crop=96, diameter=22.0)
+
+
+def sample(seed: int, name: str | None = None) -> Sample:
+    field = draw_cells(seed, (150, 170))
+    return Sample(name or f"f{seed}", "drawn", normalise(field["DNA"]), field["truth"].astype(np.int32))
+
+
+def test_targets_peak_in_every_object_and_vanish_outside() -> None:
+    labels = draw_cells(0)["truth"].astype(np.int32)
+    labels[5:8, 5:8] = labels.max() + 1  # a small one
+    foreground, distance, weight = np.moveaxis(distance_fields(labels), -1, 0)
+    assert np.array_equal(foreground > 0, labels > 0)
+    assert not distance[labels == 0].any()
+    for number in range(1, labels.max() + 1):
+        assert distance[labels == number].max() == pytest.approx(1)
+    assert set(np.unique(weight)) <= {1.0, 4.0}
+
+
+def test_targets_of_touching_objects_part_them() -> None:
+    labels = np.zeros((20, 30), np.int32)
+    labels[4:16, 4:15], labels[4:16, 15:26] = 1, 2
+    _, distance, weight = np.moveaxis(distance_fields(labels), -1, 0)
+    assert distance[10, 14] < 0.2
+    assert distance[10, 9] == pytest.approx(1, abs=0.2)
+    assert weight[10, 14] > 1
+    assert weight[10, 5] == 1
+
+
+def test_targets_turn_with_the_image() -> None:
+    labels = draw_cells(1)["truth"].astype(np.int32)
+    np.testing.assert_allclose(
+        distance_fields(np.ascontiguousarray(np.rot90(labels))), np.rot90(distance_fields(labels)), atol=1e-6
+    )
+
+
+def test_normalising_a_constant_image_gives_zeros() -> None:
+    assert not normalise(np.full((9, 9), 3, np.uint8)).any()
+
+
+def test_crops_are_reproducible_and_within_bounds() -> None:
+    samples = [sample(seed) for seed in range(3)]
+    first, second = (CropSampler(samples, SMALL, 5).batch(6) for _ in range(2))
+    for one, other in zip(first, second, strict=True):
+        np.testing.assert_array_equal(one, other)
+    images, targets = first
+    assert images.shape == (6, 1, 96, 96)
+    assert targets.shape == (6, 3, 96, 96)
+    assert images.dtype == targets.dtype == np.float32
+    assert images.min() >= CLIP[0]
+    assert images.max() <= CLIP[1]
+    assert targets[:, :2].min() >= 0
+    assert targets[:, :2].max() <= 1 + 1e-5
+
+
+def test_copies_of_an_image_are_one_family_and_families_stay_together() -> None:
+    samples = [sample(seed) for seed in range(6)]
+    noisy = [
+        Sample(f"copy of {s.name}", s.source, s.image + np.float32(0.01) * (s.image > 0.5), s.labels) for s in samples
+    ]
+    assign_families(samples + noisy, distance=0.0)
+    for one, copy in zip(samples, noisy, strict=True):
+        assert one.group == copy.group
+    train, held = split_by_group(samples + noisy, 0.3, seed=0)
+    assert held
+    assert {s.group for s in train}.isdisjoint({s.group for s in held})
+
+
+def test_pairs_are_found_by_stem(tmp_path: Path) -> None:
+    import cv2
+
+    (tmp_path / "i").mkdir()
+    (tmp_path / "m").mkdir()
+    field = draw_cells(0)
+    cv2.imwrite(str(tmp_path / "i" / "a.png"), field["DNA"])
+    cv2.imwrite(str(tmp_path / "i" / "b.png"), field["DNA"])
+    cv2.imwrite(str(tmp_path / "m" / "a.png"), field["truth"].astype(np.uint16))
+    (found,) = load_pairs(tmp_path / "i", tmp_path / "m", "mine")
+    assert found.name == "a"
+    assert found.labels.max() == field["truth"].max()
+    assert found.diameter == pytest.approx(22, rel=0.15)
+
+
+def trainer(folder: Path, steps: int, samples: list[Sample]) -> Trainer:
+    torch.manual_seed(0)
+    held = [CropSampler(samples, SMALL, 9).batch(2)]
+    schedule = Schedule(steps=steps, batch=2, warm_up=2, check_every=5)
+    return Trainer(FieldNet(width=8), distance_loss, CropSampler(samples, SMALL, 1), held, folder, schedule)
+
+
+def test_training_lowers_the_loss_and_continues_where_it_stopped(tmp_path: Path) -> None:
+    samples = [sample(seed) for seed in range(2)]
+    trainer(tmp_path, 30, samples).run(report=lambda line: None)
+    continued = trainer(tmp_path, 40, samples)
+    assert continued.step == 30
+    continued.run(report=lambda line: None)
+    with (tmp_path / "log.csv").open() as table:
+        rows = list(csv.DictReader(table))
+    assert [int(row["step"]) for row in rows] == list(range(5, 45, 5))
+    assert float(rows[-1]["train"]) < 0.8 * float(rows[0]["train"])
+    assert (tmp_path / "best.pt").exists()
+
+
+@pytest.mark.filterwarnings("ignore")  # the exporter's own
+def test_an_exported_network_is_the_same_in_onnxruntime(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    path = tmp_path / "small.onnx"
+    difference = export_model(FieldNet(width=8).eval(), describe({"note": "untrained"}), path)
+    assert difference <= TOLERANCE
+    session = open_session(path, "cpu", 1)
+    assert session.card.outputs == ("foreground", "distance")
+    assert session.card.golden["input_sha256"]
+    assert path.with_suffix(".yaml").exists()
+    assert not list(tmp_path.glob("*.partial*"))
+    content = path.read_bytes()
+    assert str(Path(__file__).parents[1]).encode() not in content
+
+
+def test_an_export_with_a_bad_card_leaves_nothing(tmp_path: Path) -> None:
+    card = describe({})
+    del card["license"]
+    with pytest.raises(ModelError, match="license"):
+        export_model(FieldNet(width=8), card, tmp_path / "x.onnx")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_scores_are_those_of_the_deployed_pipeline() -> None:
+    scores = assess(open_session("nuclei", "cpu", 1), [sample(0), sample(1)])
+    summary = summarise(scores)
+    assert summary["all"]["images"] == 2
+    assert summary["drawn"]["ap50"] >= 0.9
+
+
+def test_the_shipped_card_names_its_recipe() -> None:
+    card = open_session("nuclei", "cpu", 1).card
+    ours = card.description_file["config"]["cellinfer"]
+    assert ours["recipe"]["seed"] == RECIPE.seed
+    assert ours["evaluation"]["validation"]["all"]["images"] > 50
