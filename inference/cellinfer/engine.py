@@ -140,9 +140,9 @@ def run(
     _refuse_output_in_input(plate.root, folder)
     workers = workers or available_cores()
     report = progress or (lambda state: None)
+    session = open_session(model, device, max(1, available_cores() // workers))
+    pipeline = Pipeline(session, settings)
     with owned(folder):
-        session = open_session(model, device, max(1, available_cores() // workers))
-        pipeline = Pipeline(session, settings)
         work = _Work(plate, folder, pipeline, fresh, retry_failed, report)
         work.do(workers)
         report(replace(work.state, message="writing tables"))
@@ -197,24 +197,28 @@ class _Work:
         self.report(self.state)
         waiting = iter(todo)
         running: set[Future[tuple[Entry, int]]] = set()
-        with ThreadPoolExecutor(workers, thread_name_prefix="field") as pool:
-            try:
-                # No more fields are handed out than are worked on: memory does not grow with the plate.
-                while True:
-                    while len(running) < workers + 1 and (field := next(waiting, None)) is not None:
-                        running.add(pool.submit(self._analyse, field))
-                    if not running:
-                        break
-                    finished, running = wait(running, return_when=FIRST_COMPLETED)
-                    for future in finished:
-                        self._note(*future.result())
-            except BaseException:
-                self._interrupted.set()
-                pool.shutdown(wait=True, cancel_futures=True)
-                for future in running:
-                    if not future.cancelled() and future.exception() is None:
-                        self.journal.add(future.result()[0])
-                raise
+        pool = ThreadPoolExecutor(workers, thread_name_prefix="field")
+        try:
+            # No more fields are handed out than are worked on: memory does not grow with the plate.
+            while True:
+                while len(running) < workers + 1 and (field := next(waiting, None)) is not None:
+                    running.add(pool.submit(self._analyse, field))
+                if not running:
+                    break
+                finished, running = wait(running, return_when=FIRST_COMPLETED)
+                for future in finished:
+                    self._note(*future.result())
+        except BaseException:
+            # The fields in work are finished and noted; a second interrupt leaves at once, without them.
+            self._interrupted.set()
+            for future in running:
+                future.cancel()
+            for future in wait(running).done:
+                if not future.cancelled() and future.exception() is None:
+                    self.journal.add(future.result()[0])
+            raise
+        finally:
+            pool.shutdown(wait=False)
 
     def tables(self) -> Iterator[dict[str, pa.Table]]:
         """Tables of every field in plate order; a failed field has its own row alone."""

@@ -111,7 +111,7 @@ class CropSampler:
 
     def _beside(self, first: Planes, second: Planes) -> Planes:
         """Put two sources side by side: one field may hold dim and bright, sharp and soft."""
-        cut = int(self._random.integers(64, self.settings.crop - 64))
+        cut = int(self._random.integers(self.settings.crop // 4, self.settings.crop * 3 // 4))
         mixed = first.copy()
         second[..., 0] *= self._random.uniform(0.3, 1.2)
         if self._random.random() < 0.5:

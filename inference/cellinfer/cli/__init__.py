@@ -56,6 +56,3 @@ def main() -> None:
     except CellinferError as error:
         typer.secho(f"error: {error}", fg="red", err=True)
         sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        typer.echo("\nstopped; run the same command again to go on", err=True)
-        sys.exit(130)

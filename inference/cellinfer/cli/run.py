@@ -67,7 +67,7 @@ def run(
         edge=edge,  # type: ignore[arg-type]
     )
     folder = out or plate.resolve().with_name(f"{plate.resolve().name}-cellinfer")
-    with _progress() as report:
+    with _stopping_quietly(), _progress() as report:
         result = run_plate(
             plate,
             folder,
@@ -85,6 +85,21 @@ def run(
         )
     _summarise(result)
     raise typer.Exit(0 if result.complete else 3)
+
+
+@contextlib.contextmanager
+def _stopping_quietly() -> Iterator[None]:
+    """Answer Ctrl-C with one line; what is done stays done."""
+    import os
+    import sys
+
+    try:
+        yield
+    except KeyboardInterrupt:
+        typer.echo("stopped; run the same command again to go on", err=True)
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(130)  # after a second Ctrl-C fields are still in work, and an ordinary exit would wait for them
 
 
 @contextlib.contextmanager
