@@ -10,6 +10,7 @@ import pytest
 from cellinfer.errors import InputError
 from cellinfer.measurement import FAMILIES, compartment_ratios, describe, feature_columns, measure
 from cellinfer.measurement._registry import Subject
+from cellinfer.measurement.ratios import ring_ratios
 from cellinfer_kernels import components, distance, intensity, shape
 from cellinfer_kernels.reference import components as components_twin
 from cellinfer_kernels.reference import distance as distance_twin
@@ -387,6 +388,20 @@ def test_ratios_of_no_cells_are_an_empty_table():
     assert len(ratios) == 0
     assert list(ratios) == list(compartment_ratios(*compartments(), ["GFP"]))
     assert set(ratios.dtypes) == {np.dtype(np.float64)}
+
+
+def test_the_ring_s_ratio_is_nucleus_over_ring():
+    nuclei, ring = np.zeros((2, 6, 8), np.int32)
+    nuclei[1:3, 1:3], ring[1:3, 3:5] = 1, 1
+    nuclei[4, 6] = 2  # no ring
+    image = np.full((6, 8), 10.0)
+    image[nuclei > 0], image[ring > 0] = 70, 30
+    image[1, 3] = np.nan  # counts as background
+    found = ring_ratios(nuclei, ring, {"GFP": image}, np.array([1, 2]), background={"GFP": 10})
+    np.testing.assert_allclose(found["Cells_Ratio_NucleusRingMeanIntensity_GFP"], [60 / 15, np.nan])
+    empty = ring_ratios(nuclei * 0, ring * 0, {"GFP": image}, np.empty(0, np.int64))
+    assert empty.shape == (0, 1)
+    assert empty.dtypes.tolist() == [np.dtype(np.float64)]
 
 
 def test_ratios_name_the_column_they_miss():

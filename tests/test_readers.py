@@ -319,7 +319,7 @@ def test_a_folder_of_other_files_says_so(tmp_path):
 def test_what_is_no_image_of_the_plate_is_ignored_and_listed(tmp_path):
     touch(tmp_path, "A01_s1_w1.tif", f"A01_s1_w1_thumb{GUID}.tif", "plate.HTD", "._A01_s1_w1.tif", ".DS_Store")
     touch(tmp_path, "Thumbs.db", ".cache/A01_s1_w2.tif", "x.zarr/A01_s1_w2.tif")
-    touch(tmp_path, "results/run.json", "results/labels/A01_s1_w2.tif")
+    touch(tmp_path, "results/journal.jsonl", "results/labels/A01_s1_w2.tif")
     plate = read_plate(tmp_path)
     assert plate.channels == ("1",)
     assert set(plate.ignored) == {

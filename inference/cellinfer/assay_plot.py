@@ -127,7 +127,7 @@ def _draw_dose(axes: Axes, result: AssayResult) -> None:
     ticks = levels if len(levels) <= 12 else levels[:: math.ceil(len(levels) / 12)]
     has_zero = bool((doses[usable] == 0).any())
     shown = [*([zero] if has_zero else []), *ticks]
-    axes.set_xticks(shown, [*(["0"] if has_zero else []), *(f"{tick:g}" for tick in ticks)])
+    axes.set_xticks(shown, [*(["0"] if has_zero else []), *(f"{tick:.3g}" for tick in ticks)])
     axes.set_xticks([], minor=True)
     axes.set_xlabel(_literal(f"dose ({result.options['dose_column']}, as in the plate map)"))
     axes.set_ylabel(_literal(response.feature), fontsize=9)

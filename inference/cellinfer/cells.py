@@ -14,6 +14,9 @@ Labels = NDArray[np.int32]
 EdgePolicy = Literal["drop", "keep"]
 _REGULARIZATION = 0.05
 _RING = 0.25
+BACKGROUND = 2.0
+"""Percentile of a plane that is taken for its background. Pixels outside cells are not: where cells reach farther than
+they are allowed to grow, those hold cytoplasm."""
 
 
 class Compartments(NamedTuple):
@@ -59,6 +62,12 @@ def compartments(
     return Compartments(nuclei, cells, np.where(nuclei == 0, cells, np.int32(0)), kept, total - kept.size)
 
 
+def perinuclear_ring(parts: Compartments, width: float) -> Labels:
+    """Return the part of each cytoplasm that lies within `width` pixels of a nucleus, `(H, W)` int32."""
+    away = cv2.distanceTransform((parts.nuclei == 0).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
+    return np.where(away <= width, parts.cytoplasm, np.int32(0))
+
+
 def grow_cells(nuclei: Labels, image: NDArray[np.generic] | None, distance: float, *, diameter: float) -> Labels:
     """Grow each nucleus into its cell along the image's own contours (Jones, Carpenter and Golland 2005).
 
@@ -92,11 +101,11 @@ def _levels(smooth: NDArray[np.float32], nuclei: Labels, diameter: float) -> tup
     """Return the threshold of cytoplasm, the level of the background, and that of the brightest cells."""
     away = cv2.distanceTransform((nuclei == 0).astype(np.uint8), cv2.DIST_L2, 3)
     ring = smooth[(away > 0) & (away <= max(1.5, _RING * diameter))]
-    background = float(np.percentile(smooth, 2))
+    background = float(np.percentile(smooth, BACKGROUND))
     bright = float(np.percentile(smooth, 99.5))
     if not ring.size:
         return background, background, bright
-    # The darkest fiftieth of the field and its mirror image: the background's noise, whatever lies above it.
+    # How far the darkest pixels lie below it is the background's noise, whatever lies above.
     noise = background - float(np.percentile(smooth, 0.1))
     dim = float(np.percentile(ring, 25))
     return background + max(0.25 * (dim - background), noise), background, bright

@@ -18,11 +18,11 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from cellinfer.cells import Compartments, EdgePolicy, compartments
+from cellinfer.cells import Compartments, EdgePolicy, compartments, perinuclear_ring
 from cellinfer.errors import InputError
 from cellinfer.images import read_channel
 from cellinfer.measurement import measure
-from cellinfer.measurement.ratios import compartment_ratios
+from cellinfer.measurement.ratios import compartment_ratios, ring_ratios
 from cellinfer.plate import Field
 from cellinfer.quality import image_quality
 from cellinfer.segmentation import Merge, Segmentation, Tta, estimate_diameter, segment_image
@@ -31,6 +31,8 @@ from cellinfer.sessions import Device, Session, open_session
 Images = Mapping[str, NDArray[Any]]
 OBJECTS = ("Nuclei", "Cells", "Cytoplasm")
 KEY_COLUMNS = ("Metadata_Plate", "Metadata_Well", "Metadata_Site", "Metadata_Time", "ImageNumber")
+RING_WIDTH = 0.5
+"""Width of the ring of cytoplasm around a nucleus, in nucleus diameters."""
 _NUCLEAR = re.compile(r"dna|dapi|hoechst|draq|nucle|sytox|h2b", re.IGNORECASE)
 
 
@@ -49,8 +51,8 @@ class Settings:
     tta, merge
         Test-time augmentation, see `cellinfer.segmentation.segment_image`.
     cell_distance
-        Farthest that a cell reaches beyond its nucleus, pixels; None takes one nucleus diameter, or a quarter of it
-        where no channel shows cytoplasm.
+        Farthest that a cell reaches beyond its nucleus, pixels; None takes one and a half nucleus diameters, or a
+        quarter of one where no channel shows cytoplasm.
     edge
         What happens to cells whose nucleus touches the edge of the field.
     families
@@ -171,7 +173,7 @@ class Pipeline:
                 edge=settings.edge,
             )
         with _timed(seconds, "measure"):
-            row, flags = image_quality(images, parts.cells > 0)
+            row, flags = image_quality(images)
             tables = _measured(parts, images, found, settings, row)
         row |= _counts(parts, found)
         labels = {"Nuclei": parts.nuclei, "Cells": parts.cells, "Cytoplasm": parts.cytoplasm}
@@ -290,7 +292,7 @@ def _listed(channels: tuple[str, ...]) -> str:
 def _cell_distance(settings: Settings, diameter: float) -> float:
     if settings.cell_distance is not None:
         return settings.cell_distance
-    return diameter if settings.cells is not None else 0.25 * diameter
+    return (1.5 if settings.cells is not None else 0.25) * diameter
 
 
 def _measured(
@@ -304,15 +306,31 @@ def _measured(
         table = measure(compartment, images, name=name, families=settings.families)
         # A cell that is all nucleus has no cytoplasm pixel: its row is there, without values.
         tables[name] = table.set_index("ObjectNumber").reindex(ids).reset_index()
-    background = {channel: row[f"Image_Intensity_Background_{channel}"] for channel in images}
-    ratios = compartment_ratios(
-        tables["Nuclei"], tables["Cells"], tables["Cytoplasm"], tuple(images), background=background
-    )
-    tables["Cells"] = pd.concat([tables["Cells"], ratios], axis=1)
+    tables["Cells"] = pd.concat([tables["Cells"], *_ratios(tables, parts, images, found, settings, row)], axis=1)
     tables["Nuclei"] = pd.concat([tables["Nuclei"], _agreement(found, parts)], axis=1)
     for parent in ("Cells", "Nuclei"):
         tables["Cytoplasm"].insert(1, f"Metadata_Cytoplasm_Parent_{parent}", tables["Cytoplasm"]["ObjectNumber"])
     return tables
+
+
+def _ratios(
+    tables: dict[str, pd.DataFrame],
+    parts: Compartments,
+    images: Images,
+    found: Segmentation,
+    settings: Settings,
+    row: dict[str, Any],
+) -> list[pd.DataFrame]:
+    """Return the ratios of compartments, unless the families they are made of were not asked for."""
+    if settings.families is not None and not {"AreaShape", "Intensity"} <= set(settings.families):
+        return []
+    background = {channel: row[f"Image_Intensity_Background_{channel}"] for channel in images}
+    compared = compartment_ratios(
+        tables["Nuclei"], tables["Cells"], tables["Cytoplasm"], tuple(images), background=background
+    )
+    ring = perinuclear_ring(parts, max(2.0, RING_WIDTH * found.diameter))
+    numbers = tables["Cells"]["ObjectNumber"].to_numpy()
+    return [compared, ring_ratios(parts.nuclei, ring, images, numbers, background=background)]
 
 
 def _agreement(found: Segmentation, parts: Compartments) -> pd.DataFrame:

@@ -9,27 +9,25 @@ import numpy as np
 from cellinfer_kernels.normalise import percentiles
 from numpy.typing import NDArray
 
+from cellinfer.cells import BACKGROUND
+
 SATURATED = 0.01
 """Share of pixels at the detector's largest value above which a plane is called saturated."""
 
 
-def image_quality(
-    images: Mapping[str, NDArray[Any]], occupied: NDArray[np.bool_]
-) -> tuple[dict[str, Any], tuple[str, ...]]:
+def image_quality(images: Mapping[str, NDArray[Any]]) -> tuple[dict[str, Any], tuple[str, ...]]:
     """Describe the planes of a field.
 
     Parameters
     ----------
     images
         Channel name -> `(H, W)` plane. Pixels that are not finite are left out of every figure.
-    occupied
-        `(H, W)` bool, True where there is a cell.
 
     Returns
     -------
     row : dict
         Columns per channel, in the units of the image: `Image_Intensity_MeanIntensity_`, `..._MedianIntensity_`,
-        `..._Background_` (median outside cells; where cells cover more than 99 %, the 1st percentile),
+        `..._Background_` (2nd percentile),
         `Image_ImageQuality_PercentMaximal_` (share of pixels at the plane's largest value, %) and
         `Image_ImageQuality_FocusScore_` (variance over mean, as in CellProfiler); then `Image_QC_Flags`.
     flags : tuple of str
@@ -37,13 +35,11 @@ def image_quality(
     """
     row: dict[str, Any] = {}
     flags: list[str] = []
-    free = ~occupied
-    sparse = free.mean() >= 0.01
     for name, image in images.items():
         finite = image if image.dtype.kind != "f" else image[np.isfinite(image)]
         if finite.size < image.size:
             flags.append(f"{name}: {image.size - finite.size} pixels are not finite")
-        row |= _describe(name, finite, percentiles(image[free] if sparse else image, (50.0 if sparse else 1.0,))[0])
+        row |= _describe(name, finite, percentiles(image, (BACKGROUND,))[0])
         largest = np.iinfo(image.dtype).max if image.dtype.kind == "u" else None
         if finite.size and finite.min() == finite.max():
             flags.append(f"{name}: constant at {finite.flat[0]}")

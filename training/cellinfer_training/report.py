@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from cellinfer.segmentation import segment_image
@@ -59,7 +60,7 @@ def draw_report(folder: Path, scores: list[Score], samples: list[Sample], sessio
     return path
 
 
-def _draw_examples(figure: Figure, scores: list[Score], samples: list[Sample], session: Session) -> None:
+def _draw_examples(figure: Any, scores: list[Score], samples: list[Sample], session: Session) -> None:
     order = np.argsort([s.map_dsb for s in scores])
     picks = order[np.linspace(0, len(order) - 1, min(_EXAMPLES, len(order))).round().astype(int)]
     axes = figure.subplots(2, 4).ravel()

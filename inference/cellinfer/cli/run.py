@@ -40,7 +40,7 @@ def run(
     cell_distance: Annotated[
         float | None,
         typer.Option(
-            help="Farthest a cell reaches beyond its nucleus, in pixels.", show_default="one nucleus diameter"
+            help="Farthest a cell reaches beyond its nucleus, in pixels.", show_default="1.5 nucleus diameters"
         ),
     ] = None,
     edge: EdgeOption = "drop",
