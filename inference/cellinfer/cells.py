@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 Labels = NDArray[np.int32]
 EdgePolicy = Literal["drop", "keep"]
 _REGULARIZATION = 0.05
-_RING = 0.25
+RING = 0.25
+"""Width of the ring of cytoplasm beside a nucleus, in nucleus diameters."""
 BACKGROUND = 2.0
 """Percentile of a plane that is taken for its background. Pixels outside cells are not: where cells reach farther than
 they are allowed to grow, those hold cytoplasm."""
@@ -100,7 +101,7 @@ def grow_cells(nuclei: Labels, image: NDArray[np.generic] | None, distance: floa
 def _levels(smooth: NDArray[np.float32], nuclei: Labels, diameter: float) -> tuple[float, float, float]:
     """Return the threshold of cytoplasm, the level of the background, and that of the brightest cells."""
     away = cv2.distanceTransform((nuclei == 0).astype(np.uint8), cv2.DIST_L2, 3)
-    ring = smooth[(away > 0) & (away <= max(1.5, _RING * diameter))]
+    ring = smooth[(away > 0) & (away <= max(1.5, RING * diameter))]
     background = float(np.percentile(smooth, BACKGROUND))
     bright = float(np.percentile(smooth, 99.5))
     if not ring.size:

@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from cellinfer.cells import Compartments, EdgePolicy, compartments, perinuclear_ring
+from cellinfer.cells import RING, Compartments, EdgePolicy, compartments, perinuclear_ring
 from cellinfer.errors import InputError
 from cellinfer.images import read_channel
 from cellinfer.measurement import measure
@@ -31,8 +31,6 @@ from cellinfer.sessions import Device, Session, open_session
 Images = Mapping[str, NDArray[Any]]
 OBJECTS = ("Nuclei", "Cells", "Cytoplasm")
 KEY_COLUMNS = ("Metadata_Plate", "Metadata_Well", "Metadata_Site", "Metadata_Time", "ImageNumber")
-RING_WIDTH = 0.5
-"""Width of the ring of cytoplasm around a nucleus, in nucleus diameters."""
 _NUCLEAR = re.compile(r"dna|dapi|hoechst|draq|nucle|sytox|h2b", re.IGNORECASE)
 
 
@@ -328,7 +326,7 @@ def _ratios(
     compared = compartment_ratios(
         tables["Nuclei"], tables["Cells"], tables["Cytoplasm"], tuple(images), background=background
     )
-    ring = perinuclear_ring(parts, max(2.0, RING_WIDTH * found.diameter))
+    ring = perinuclear_ring(parts, max(2.0, RING * found.diameter))
     numbers = tables["Cells"]["ObjectNumber"].to_numpy()
     return [compared, ring_ratios(parts.nuclei, ring, images, numbers, background=background)]
 
