@@ -1,8 +1,9 @@
 # Two commands: `make run` and `make test`. Windows: see the pip lines in README.md.
 PYTHON ?= python3
 VENV ?= .venv
-PLATE ?= demo/plate/images
-OUT ?= demo/results
+DEMO := demo/plate/images
+PLATE ?= $(DEMO)
+OUT ?= $(if $(filter $(DEMO),$(PLATE)),demo/results,$(patsubst %/,%,$(PLATE))-cellinfer)
 ifeq ($(OS),Windows_NT)
 BIN := $(VENV)/Scripts
 else
@@ -11,13 +12,13 @@ endif
 
 .PHONY: run test lint install clean
 
-## Analyse a plate: `make run`, or `make run PLATE=/path/to/plate OUT=/path/to/results`
+## Analyse a plate: `make run`, or `make run PLATE=/path/to/plate OUT=/path/to/results ARGS="--channel DNA=2"`
 run: $(VENV)/.installed-run
-ifeq ($(PLATE),demo/plate/images)
-	@test -d demo/plate/images || $(BIN)/cellinfer simulate demo/plate
+ifeq ($(PLATE),$(DEMO))
+	@test -f demo/plate/layout.csv || { rm -rf demo/plate && $(BIN)/cellinfer simulate demo/plate; }
 endif
 	$(BIN)/cellinfer run "$(PLATE)" --out "$(OUT)" $(ARGS)
-ifeq ($(PLATE),demo/plate/images)
+ifeq ($(PLATE),$(DEMO))
 	$(BIN)/cellinfer assay "$(OUT)" --layout demo/plate/layout.csv --control-column Control --negative -1 --positive 1 --dose-column Dose
 endif
 

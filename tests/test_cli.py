@@ -103,6 +103,10 @@ def test_segment_and_evaluate_close_the_circle(plate: Path, tmp_path: Path) -> N
         tifffile.imwrite(truth / f"f{number}.tif", field["truth"].astype(np.uint16))
     images = [tmp_path / f"f{number}.tif" for number in range(3)]
     assert cellinfer("segment", *images, "--out", tmp_path / "pred").returncode == 0
+    (tmp_path / "pred" / "f0.tif").write_bytes(images[0].read_bytes())
+    into_itself = cellinfer("segment", tmp_path / "pred", "--out", tmp_path / "pred")
+    assert "in 1 images" in into_itself.stdout  # label images of an earlier call are not images
+    (tmp_path / "pred" / "f0.tif").unlink()
     note = json.loads((tmp_path / "pred" / "f0_labels.json").read_text())
     assert len(note["model"]["sha256"]) == 64
     scored = cellinfer("evaluate", tmp_path / "pred", truth, "--json")

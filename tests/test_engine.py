@@ -186,6 +186,116 @@ def test_a_plate_where_everything_fails_still_says_why(tmp_path: Path) -> None:
     assert pd.read_parquet(tmp_path / "out" / "Image.parquet")["Image_Status"].tolist() == ["failed"]
 
 
+def test_a_plate_where_everything_fails_has_every_column(plate: Path, tmp_path: Path) -> None:
+    analyse(plate, tmp_path / "good")
+    for path in plate.glob("*.tif"):
+        path.write_bytes(b"")
+    assert analyse(plate, tmp_path / "bad").fields == 0
+    for name in TABLES:
+        good, bad = (pq.read_schema(tmp_path / kind / f"{name}.parquet") for kind in ("good", "bad"))
+        assert good.equals(bad), name
+    assert pd.read_parquet(tmp_path / "bad" / "Well.parquet")["Image_Count_Cells"].tolist() == [0] * 6
+
+
+def test_a_field_without_the_cytoplasm_channel_does_not_stop_the_others(plate: Path, tmp_path: Path) -> None:
+    (plate / "A01_s1_GFP.tif").unlink()
+    result = analyse(plate, tmp_path / "out", settings=Settings())
+    assert list(result.failed) == ["plate_A01_s1_t1"]
+    assert result.fields == 11
+
+
+def test_another_plate_in_the_same_folder_gets_its_own_diameter(plate: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    other.mkdir()
+    large = draw_cells(1, (200, 220), radius=22)
+    for channel in ("DNA", "GFP"):
+        tifffile.imwrite(other / f"C01_s1_{channel}.tif", large[channel])
+    first = analyse(plate, tmp_path / "out", settings=Settings())
+    second = analyse(other, tmp_path / "out", settings=Settings())
+    assert first.diameter == pytest.approx(22, rel=0.2)
+    assert second.diameter == pytest.approx(44, rel=0.2)
+    assert [path.name for path in (tmp_path / "out" / "fields").iterdir()] == ["other_C01_s1_t1.arrows"]
+    assert len(list((tmp_path / "out" / "labels" / "Cells").iterdir())) == 1
+
+
+def test_a_diameter_that_nothing_showed_is_not_kept(plate: Path, tmp_path: Path) -> None:
+    good = {path: path.read_bytes() for path in plate.glob("*.tif")}
+    for path in good:
+        path.write_bytes(b"")
+    blind = analyse(plate, tmp_path / "out", settings=Settings())
+    assert blind.diameter_assumed
+    for path, content in good.items():
+        path.write_bytes(content)
+    seeing = analyse(plate, tmp_path / "out", settings=Settings())
+    assert not seeing.diameter_assumed
+    assert seeing.diameter == pytest.approx(22, rel=0.2)
+
+
+def test_a_field_that_fails_later_takes_its_results_along(plate: Path, tmp_path: Path) -> None:
+    analyse(plate, tmp_path / "out")
+    (plate / "A01_s1_DNA.tif").unlink()
+    result = analyse(plate, tmp_path / "out")
+    assert list(result.failed) == ["plate_A01_s1_t1"]
+    assert not (tmp_path / "out" / "labels" / "Nuclei" / "plate_A01_s1_t1.ome.tiff").exists()
+    assert result.overview.is_file()
+
+
+def test_a_new_well_leaves_the_others_alone(plate: Path, tmp_path: Path) -> None:
+    late = {path: path.read_bytes() for path in plate.glob("A01_*.tif")}
+    for path in late:
+        path.unlink()
+    analyse(plate, tmp_path / "out")
+    for path, content in late.items():
+        path.write_bytes(content)
+    assert analyse(plate, tmp_path / "out").reused == 10
+    analyse(plate, tmp_path / "fresh")
+    assert contents(tmp_path / "out") == contents(tmp_path / "fresh")
+
+
+def test_lost_label_images_are_made_again(plate: Path, tmp_path: Path) -> None:
+    analyse(plate, tmp_path / "out")
+    (tmp_path / "out" / "labels" / "Cells" / "plate_B03_s2_t1.ome.tiff").unlink()
+    assert analyse(plate, tmp_path / "out").reused == 11
+
+
+def test_a_bug_in_one_field_does_not_cost_the_plate(
+    plate: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    from cellinfer.pipeline import Pipeline
+
+    real = Pipeline.analyse
+
+    def analyse_or_break(self: Pipeline, field: Any) -> Any:
+        if getattr(field, "key", None) and field.key.well == "A02":
+            raise ZeroDivisionError("oops")
+        return real(self, field)
+
+    monkeypatch.setattr(Pipeline, "analyse", analyse_or_break)
+    result = analyse(plate, tmp_path / "out")
+    assert set(result.failed) == {"plate_A02_s1_t1", "plate_A02_s2_t1"}
+    assert "ZeroDivisionError: oops" in result.failed["plate_A02_s1_t1"]
+    assert "Traceback" in caplog.text
+
+
+def test_failures_that_may_pass_are_tried_again(plate: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from cellinfer import pipeline
+    from cellinfer.errors import ImageError
+
+    real = pipeline.read_channel
+
+    def read_or_lose(field: Any, channel: str) -> Any:
+        if field.key.well == "A03":
+            raise ImageError("the share is away") from OSError("gone")
+        return real(field, channel)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(pipeline, "read_channel", read_or_lose)
+        assert len(analyse(plate, tmp_path / "out").failed) == 2
+    again = analyse(plate, tmp_path / "out")
+    assert again.complete
+    assert again.reused == 10
+
+
 def test_the_plate_itself_is_no_result_folder(plate: Path) -> None:
     before = sorted(plate.iterdir())
     with pytest.raises(InputError, match="never touched"):

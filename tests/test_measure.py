@@ -396,9 +396,9 @@ def test_the_ring_s_ratio_is_nucleus_over_ring():
     nuclei[4, 6] = 2  # no ring
     image = np.full((6, 8), 10.0)
     image[nuclei > 0], image[ring > 0] = 70, 30
-    image[1, 3] = np.nan  # counts as background
+    image[1, 3] = np.nan  # left out
     found = ring_ratios(nuclei, ring, {"GFP": image}, np.array([1, 2]), background={"GFP": 10})
-    np.testing.assert_allclose(found["Cells_Ratio_NucleusRingMeanIntensity_GFP"], [60 / 15, np.nan])
+    np.testing.assert_allclose(found["Cells_Ratio_NucleusRingMeanIntensity_GFP"], [60 / 20, np.nan])
     empty = ring_ratios(nuclei * 0, ring * 0, {"GFP": image}, np.empty(0, np.int64))
     assert empty.shape == (0, 1)
     assert empty.dtypes.tolist() == [np.dtype(np.float64)]

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import tifffile
+from cellinfer.cells import background_level
 from cellinfer.errors import ImageError, InputError
 from cellinfer.pipeline import OBJECTS, Pipeline, Settings, plate_diameter, resolve_channels
 from cellinfer.plate import Field, FieldKey, ImageRef
@@ -183,5 +184,32 @@ def test_saturation_and_broken_pixels_are_flagged(pipeline: Pipeline, images: Im
 def test_a_plate_has_one_diameter(session: Session, images: Images, tmp_path: Path) -> None:
     fields = [saved(images, tmp_path, well) for well in ("A01", "A02", "A03")]
     (tmp_path / "A02_DNA.tif").write_bytes(b"")
-    assert plate_diameter(Pipeline(session), fields) == pytest.approx(22, rel=0.2)
-    assert plate_diameter(Pipeline(session), []) == session.card.diameter
+    pipeline = Pipeline(session, Settings(nuclei="DNA"))
+    assert plate_diameter(pipeline, fields) == pytest.approx(22, rel=0.2)
+    assert plate_diameter(pipeline, []) is None
+    assert plate_diameter(pipeline, fields[1:2]) is None
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"diameter": 0},
+        {"diameter": float("nan")},
+        {"tta": "foo"},
+        {"merge": "foo"},
+        {"edge": "foo"},
+        {"cell_distance": -1},
+    ],
+)
+def test_settings_that_make_no_sense_are_refused(options: Any) -> None:
+    with pytest.raises(InputError, match=r"foo|number"):
+        Settings(**options)
+
+
+def test_the_background_is_that_of_the_dark_part() -> None:
+    plane = np.random.default_rng(0).normal(200, 20, (300, 300))
+    plane[100:200, 100:250] += 800
+    assert background_level(plane) == pytest.approx(200, abs=10)
+    plane[:40] = np.nan
+    assert background_level(plane) == pytest.approx(200, abs=10)
+    assert np.isnan(background_level(np.full((9, 9), np.nan)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,8 @@ import pytest
 import yaml
 from cellinfer import models
 from cellinfer.cards import METADATA_KEY, parse_card
-from cellinfer.errors import DeviceError, ModelError
+from cellinfer.errors import DeviceError, EngineError, ModelError
+from cellinfer.onnxfile import has_external_data
 from cellinfer.sessions import open_session
 from onnx import TensorProto, helper
 
@@ -96,15 +98,57 @@ def test_a_truncated_network_is_refused(tmp_path: Path) -> None:
         open_session(tmp_path / "cut.onnx", "cpu")
 
 
-def test_a_network_with_weights_elsewhere_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize("place", ["graph", "attribute", "subgraph"])
+def test_a_network_with_weights_elsewhere_is_refused(tmp_path: Path, place: str) -> None:
     (tmp_path / "weights.bin").write_bytes(bytes(4))
     weight = TensorProto(name="w", data_type=TensorProto.FLOAT, dims=[1], data_location=TensorProto.EXTERNAL)
-    weight.external_data.add(key="location", value="weights.bin")
+    weight.external_data.add(value="weights.bin", key="location")
     model = onnx.load(save_identity(tmp_path / "own.onnx", description()))
-    model.graph.initializer.append(weight)
+    if place == "graph":
+        model.graph.initializer.append(weight)
+    elif place == "attribute":
+        model.graph.node[0].attribute.add(name="value", t=weight)
+    else:
+        inner = helper.make_graph([], "inner", [], [], initializer=[weight])
+        model.graph.node[0].attribute.add(name="body", g=inner)
     (tmp_path / "outside.onnx").write_bytes(model.SerializeToString())
     with pytest.raises(ModelError, match="single-file"):
         open_session(tmp_path / "outside.onnx", "cpu")
+
+
+def test_the_order_in_which_external_data_is_written_does_not_hide_it() -> None:
+    entry = b"\x12\x0asecret.bin" + b"\x0a\x08location"  # value before key: valid protobuf
+    tensor = b"\x6a" + bytes([len(entry)]) + entry
+    graph = b"\x2a" + bytes([len(tensor)]) + tensor
+    assert has_external_data(b"\x3a" + bytes([len(graph)]) + graph)
+    assert not has_external_data(cellinfer_models.read("nuclei"))
+
+
+def test_a_network_that_runs_out_of_memory_is_tried_with_fewer_tiles(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    session = open_session(save_identity(tmp_path / "own.onnx", description()), "cpu", 1)
+
+    class Cramped:
+        """The real engine on a device where more than a few tiles are too many."""
+
+        def __init__(self, engine: Any, most: int) -> None:
+            self.engine, self.most = engine, most
+
+        def get_inputs(self) -> Any:
+            return self.engine.get_inputs()
+
+        def run(self, names: Any, feed: dict[str, Any]) -> Any:
+            if len(feed["image"]) > self.most:
+                raise RuntimeError("Failed to allocate memory")
+            return self.engine.run(names, feed)
+
+    batch = np.random.default_rng(0).random((5, 1, 16, 16), np.float32)
+    cramped = dataclasses.replace(session, _engine=Cramped(session._engine, 2))
+    np.testing.assert_array_equal(cramped.run(batch), session.run(batch))
+    assert "trying half" in caplog.text
+    with pytest.raises(EngineError, match="allocate"):
+        dataclasses.replace(session, _engine=Cramped(session._engine, 0)).run(batch)
 
 
 def test_a_network_without_card_is_refused(tmp_path: Path) -> None:

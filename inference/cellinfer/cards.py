@@ -171,7 +171,7 @@ def _check(card: ModelCard, source: str) -> None:
         (not card.diameter_tolerance >= 1, f"diameter_tolerance {card.diameter_tolerance} is below 1"),
         (card.multiple < 1, f"multiple {card.multiple} is below 1"),
         (card.tile % max(card.multiple, 1) != 0, f"tile {card.tile} is not a multiple of {card.multiple}"),
-        (not 0 <= 2 * card.halo < card.tile, f"halo {card.halo} leaves nothing of a tile of {card.tile}"),
+        (card.halo < 0 or card.tile - 2 * card.halo < card.multiple, f"halo {card.halo} leaves nothing of a tile"),
         (not card.channels, "no input channel"),
     ]
     for wrong, why in problems:

@@ -7,6 +7,7 @@ from typing import Literal, NamedTuple
 import cv2
 import numpy as np
 from cellinfer_kernels.components import border_ids, fill_holes
+from cellinfer_kernels.normalise import percentiles
 from cellinfer_kernels.watershed import propagate
 from numpy.typing import NDArray
 
@@ -15,9 +16,7 @@ EdgePolicy = Literal["drop", "keep"]
 _REGULARIZATION = 0.05
 RING = 0.25
 """Width of the ring of cytoplasm beside a nucleus, in nucleus diameters."""
-BACKGROUND = 2.0
-"""Percentile of a plane that is taken for its background. Pixels outside cells are not: where cells reach farther than
-they are allowed to grow, those hold cytoplasm."""
+_BACKGROUND = 2.0
 
 
 class Compartments(NamedTuple):
@@ -98,11 +97,22 @@ def grow_cells(nuclei: Labels, image: NDArray[np.generic] | None, distance: floa
     return fill_holes(propagate(nuclei, scaled, smooth > threshold, distance, _REGULARIZATION))
 
 
+def background_level(image: NDArray[np.generic]) -> float:
+    """Return the level of a plane where nothing is: a low percentile of the plane, smoothed against its noise.
+
+    Pixels outside cells would be the obvious choice, but where cells reach farther than they are allowed to grow,
+    those hold cytoplasm. NaN if no pixel is finite.
+    """
+    pixels = image.astype(np.float32)
+    smooth = cv2.GaussianBlur(np.where(np.isfinite(pixels), pixels, np.float32(np.nan)), (0, 0), 2.0)
+    return float(percentiles(np.asarray(smooth, dtype=np.float32), (_BACKGROUND,))[0])
+
+
 def _levels(smooth: NDArray[np.float32], nuclei: Labels, diameter: float) -> tuple[float, float, float]:
     """Return the threshold of cytoplasm, the level of the background, and that of the brightest cells."""
     away = cv2.distanceTransform((nuclei == 0).astype(np.uint8), cv2.DIST_L2, 3)
     ring = smooth[(away > 0) & (away <= max(1.5, RING * diameter))]
-    background = float(np.percentile(smooth, BACKGROUND))
+    background = float(np.percentile(smooth, _BACKGROUND))
     bright = float(np.percentile(smooth, 99.5))
     if not ring.size:
         return background, background, bright

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from importlib import metadata
 
 import cellinfer_models
-from cellinfer_kernels import cache_folder
+from cellinfer_kernels import cache_folder, cache_is_kept
 
 from cellinfer._version import __version__
 from cellinfer.errors import CellinferError
@@ -73,7 +73,7 @@ def _installed(name: str) -> bool:
 
 def _kernels() -> Finding:
     folder = cache_folder()
-    kept = "tmp" not in folder.parts[:2] or "cellinfer-kernels-" not in folder.name
+    kept = cache_is_kept()
     text = f"compiled code is kept in {folder}"
     if not kept:
         text += "; it is lost when the process ends: set CELLINFER_CACHE to a folder you can write to"

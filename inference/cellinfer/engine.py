@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -11,22 +12,22 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
-import pandas as pd
 import pyarrow as pa
 
 from cellinfer._version import __version__
-from cellinfer.errors import CellinferError, InputError, OutputError
+from cellinfer.errors import CellinferError, DeviceError, EngineError, InputError, ModelError, OutputError
 from cellinfer.files import owned
 from cellinfer.journal import Entry, Journal, field_name, fingerprint
 from cellinfer.outputs.labels import write_labels
 from cellinfer.outputs.overview import draw_overview
 from cellinfer.outputs.runinfo import write_run_info
-from cellinfer.outputs.tables import image_row, read_shard, write_shard, write_tables
-from cellinfer.pipeline import KEY_COLUMNS, Pipeline, Settings, plate_diameter, resolve_channels
+from cellinfer.outputs.tables import image_row, read_shard, tables_of, write_shard, write_tables
+from cellinfer.pipeline import KEY_COLUMNS, Pipeline, Settings, empty_result, plate_diameter, resolve_channels
 from cellinfer.plate import Field, Plate
 from cellinfer.readers import read_plate
 from cellinfer.sessions import Device, available_cores, open_session
 
+_log = logging.getLogger(__name__)
 Progress = Callable[["State"], None]
 
 
@@ -57,7 +58,9 @@ class RunResult:
     failed
         Field name -> reason, for fields that could not be analysed.
     device, diameter
-        What the network ran on, and the nucleus diameter (pixels) that was assumed.
+        What the network ran on, and the nucleus diameter (pixels) that was used.
+    diameter_assumed
+        True if no nucleus was seen to estimate the diameter from: then it is the model's own.
     seconds
         Wall time of this run.
     overview
@@ -71,6 +74,7 @@ class RunResult:
     failed: Mapping[str, str]
     device: str
     diameter: float
+    diameter_assumed: bool
     seconds: float
     overview: Path = field(repr=False)
 
@@ -117,7 +121,8 @@ def run(
     fresh
         Do every field again.
     retry_failed
-        Try fields again that failed before although nothing about them has changed.
+        Try every field again that failed before. Without it, those are tried again that changed, or whose failure
+        may pass (a share that was away, memory that was short).
     progress
         Called after every field, from this thread.
 
@@ -146,17 +151,18 @@ def run(
         work = _Work(plate, folder, pipeline, fresh, retry_failed, report)
         work.do(workers)
         report(replace(work.state, message="writing tables"))
-        profiles = write_tables(work.tables(), folder, csv=csv)
-        overview = draw_overview(plate, folder, profiles, work.pipeline.settings, work.label_paths)
+        profiles = write_tables(work.tables(), folder, template=work.template(), csv=csv)
+        overview = draw_overview(plate, work.analysed(), folder, profiles, work.pipeline.settings, work.label_paths)
         seconds = time.perf_counter() - started
         result = RunResult(
             folder=folder,
             fields=work.state.total - len(work.failures()),
-            cells=int(profiles.get("Image_Count_Cells", pd.Series(dtype=int)).sum()),
+            cells=int(profiles["Image_Count_Cells"].sum()),
             reused=work.state.reused,
             failed=work.failures(),
             device=session.device,
             diameter=work.diameter,
+            diameter_assumed=work.assumed,
             seconds=seconds,
             overview=overview,
         )
@@ -175,26 +181,41 @@ class _Work:
         self.journal = Journal(folder / "journal.jsonl")
         self.state = State(total=len(plate.fields))
         self._retry_failed = retry_failed
-        configuration = _configuration(pipeline)
-        if fresh or self.journal.header.get("configuration") != configuration:
-            diameter = pipeline.settings.diameter
-            if diameter is None:
-                report(replace(self.state, message="estimating the size of nuclei"))
-                diameter = plate_diameter(pipeline, list(plate.fields))
-            self.journal.begin({"configuration": configuration, "diameter": diameter, "version": __version__})
-        self.diameter = float(self.journal.header["diameter"])
+        self.diameter, self.assumed = self._settle_diameter(pipeline, fresh)
         self.pipeline = pipeline.resolved(diameter=self.diameter)
         resolved = _configuration(self.pipeline)
         self._prints = {field_name(f): fingerprint(f, resolved) for f in plate.fields}
         self._fresh = fresh
         self._interrupted = threading.Event()
 
+    def _settle_diameter(self, pipeline: Pipeline, fresh: bool) -> tuple[float, bool]:
+        """Return the plate's nucleus diameter, and whether it is the model's own for want of a better one.
+
+        An estimate holds for later runs of the same plate with the same settings; the lack of one does not.
+        """
+        header = {"configuration": _configuration(pipeline), "plate": [self.plate.name, str(self.plate.root)]}
+        known = self.journal.header
+        if not fresh and known.get("diameter") and all(known.get(key) == value for key, value in header.items()):
+            return float(known["diameter"]), False
+        diameter = pipeline.settings.diameter
+        if diameter is None:
+            self.report(replace(self.state, message="estimating the size of nuclei"))
+            diameter = plate_diameter(pipeline, list(self.plate.fields))
+        self.journal.begin(header | {"diameter": diameter, "version": __version__})
+        return (pipeline.session.card.diameter, True) if diameter is None else (diameter, False)
+
     def do(self, workers: int) -> None:
         """Analyse what is missing."""
         todo = [f for f in self.plate.fields if self._fresh or not self._is_done(field_name(f))]
         self.state.reused = self.state.done = self.state.total - len(todo)
-        self.state.failed = len(self.failures())
+        self.state.failed = len(set(self.failures()) - {field_name(f) for f in todo})
         self.report(self.state)
+        if todo:  # until the tables are written anew, nothing says that they are complete
+            (self.folder / "run.json").unlink(missing_ok=True)
+        self._do(todo, workers)
+        self._tidy()
+
+    def _do(self, todo: list[Field], workers: int) -> None:
         waiting = iter(todo)
         running: set[Future[tuple[Entry, int]]] = set()
         pool = ThreadPoolExecutor(workers, thread_name_prefix="field")
@@ -220,12 +241,31 @@ class _Work:
         finally:
             pool.shutdown(wait=False)
 
+    def _tidy(self) -> None:
+        """Remove results of fields that failed since, or that are no longer part of the plate."""
+        good = {field_name(f) for f in self.analysed()}
+        for path in (*self.shards.glob("*.arrows"), *(self.folder / "labels").glob("*/*.ome.tiff")):
+            if path.name.removesuffix(".arrows").removesuffix(".ome.tiff") not in good:
+                path.unlink(missing_ok=True)
+
+    def analysed(self) -> list[Field]:
+        """Fields that have results."""
+        return [f for f in self.plate.fields if self.journal.entries[field_name(f)].status == "ok"]
+
+    def template(self) -> dict[str, pa.Table]:
+        """Tables of a field that lacks nothing, which set the columns of the plate's tables."""
+        empty = empty_result(self.pipeline, self.plate.fields[0], self.plate.channels)
+        empty.image |= {"Image_Status": "ok", "Image_Reason": ""}
+        return tables_of(empty)
+
     def tables(self) -> Iterator[dict[str, pa.Table]]:
         """Tables of every field in plate order; a failed field has its own row alone."""
         for f in self.plate.fields:
             entry = self.journal.entries[field_name(f)]
             if entry.status == "ok":
-                yield read_shard(self._shard(entry.field))
+                # The number is the field's place among those there are now, not when it was analysed.
+                shard = read_shard(self._shard(entry.field))
+                yield {name: _with_number(table, f.number) for name, table in shard.items()}
             else:
                 row = dict(zip(KEY_COLUMNS, (*f.key, f.number), strict=True))
                 yield {"Image": image_row(row | {"Image_Status": "failed", "Image_Reason": entry.reason})}
@@ -245,16 +285,20 @@ class _Work:
 
     def label_paths(self, field: Field) -> dict[str, Path]:
         """Where the label images of a field are."""
-        return {name: self.folder / "labels" / name / f"{field_name(field)}.ome.tiff" for name in ("Nuclei", "Cells")}
+        return self._labels(field_name(field))
+
+    def _labels(self, name: str) -> dict[str, Path]:
+        return {kind: self.folder / "labels" / kind / f"{name}.ome.tiff" for kind in ("Nuclei", "Cells")}
 
     def _is_done(self, name: str) -> bool:
         entry = self.journal.entries.get(name)
         if entry is None or entry.fingerprint != self._prints[name]:
             return False
         if entry.status != "ok":
-            return not self._retry_failed
+            return not (entry.retryable or self._retry_failed)
         shard = self._shard(name)
-        return shard.is_file() and _digest(shard) == entry.digest
+        labels = self._labels(name).values()
+        return shard.is_file() and _digest(shard) == entry.digest and all(path.is_file() for path in labels)
 
     def _analyse(self, field: Field) -> tuple[Entry, int]:
         """Analyse one field and put its results on disk; a field that cannot be analysed is noted, not raised."""
@@ -264,10 +308,15 @@ class _Work:
             raise InterruptedError
         try:
             result = self.pipeline.analyse(field)
-        except OutputError:
-            raise
-        except (CellinferError, MemoryError) as error:
-            return Entry(name, print_, "failed", str(error) or type(error).__name__, "", {}), 0
+        except (OutputError, ModelError, DeviceError):
+            raise  # no field would fare better
+        except CellinferError as error:
+            passing = isinstance(error, EngineError) or isinstance(error.__cause__, OSError)
+            return Entry(name, print_, "failed", str(error), "", {}, retryable=passing), 0
+        except Exception as error:  # a bug must not cost the rest of the plate
+            _log.exception("field %s failed unexpectedly", name)
+            reason = f"unexpected {type(error).__name__}: {error}"
+            return Entry(name, print_, "failed", reason, "", {}, retryable=isinstance(error, MemoryError)), 0
         started = time.perf_counter()
         result.image |= {"Image_Status": "ok", "Image_Reason": ""}
         for kind, path in self.label_paths(field).items():
@@ -292,6 +341,12 @@ def _configuration(pipeline: Pipeline) -> str:
     """Return a digest of everything but the pixels that decides a field's result."""
     content = [__version__, pipeline.session.sha256, asdict(pipeline.settings)]
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _with_number(table: pa.Table, number: int) -> pa.Table:
+    index = table.schema.get_field_index("ImageNumber")
+    field = table.schema.field(index)
+    return table.set_column(index, field, pa.array([number] * len(table), field.type))
 
 
 def _digest(path: Path) -> str:

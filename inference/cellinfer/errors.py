@@ -28,5 +28,9 @@ class DeviceError(CellinferError):
     """The device asked for is not there, or the network engine does not support it."""
 
 
+class EngineError(CellinferError):
+    """The network could not be run on a field, most often for lack of memory: the field can be tried again."""
+
+
 class OutputError(CellinferError):
     """Results cannot be written (permission, space, or another run owns the folder)."""

@@ -5,12 +5,16 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shutil
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from cellinfer.errors import OutputError
+
+_LOCKED_BYTE = 1 << 20
+"""Where Windows locks: beyond the text that says who holds the lock, which others must be able to read."""
 
 
 @contextmanager
@@ -26,26 +30,42 @@ def durable(path: Path) -> Iterator[Path]:
         If the disk is full or the folder cannot be written; names the path.
     """
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    with output_errors(path):
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            yield partial
+            with partial.open("rb+") as handle:
+                os.fsync(handle.fileno())
+            partial.replace(path)
+            _sync_folder(path.parent)
+        finally:
+            partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def output_errors(path: Path) -> Iterator[None]:
+    """Turn an `OSError` while writing `path` into an `OutputError` that says what to do."""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        yield partial
-        with partial.open("rb+") as handle:
-            os.fsync(handle.fileno())
-        partial.replace(path)
-        _sync_folder(path.parent)
+        yield
     except OSError as error:
-        raise OutputError(describe(error, path)) from error
-    finally:
-        partial.unlink(missing_ok=True)
+        raise OutputError(_describe(error, path)) from error
 
 
-def describe(error: OSError, path: Path) -> str:
-    """Say in one sentence why `path` could not be written and what to do."""
-    if error.errno == errno.ENOSPC:
-        return f"The disk is full: {path} could not be written. Free some space and run the same command again."
+def _describe(error: OSError, path: Path) -> str:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT if hasattr(errno, "EDQUOT") else errno.ENOSPC):
+        return (
+            f"The disk is full: {path} could not be written ({_free(path)} free). Free some space and run the same "
+            "command again."
+        )
     if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
         return f"{path} cannot be written (no permission, or read-only): choose another --out."
     return f"{path} could not be written: {error}."
+
+
+def _free(path: Path) -> str:
+    with suppress(OSError):
+        return f"{shutil.disk_usage(path.parent).free:,} bytes"
+    return "an unknown number of bytes"
 
 
 def plain_text(text: str) -> str:
@@ -55,66 +75,80 @@ def plain_text(text: str) -> str:
 
 def _sync_folder(folder: Path) -> None:
     if os.name == "nt":
-        return  # Windows cannot open folders; the rename is durable there once the journal line is
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+        return  # Windows cannot open folders
+    with suppress(OSError):  # some network file systems do not know this; the file itself is safe
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
 
 
 @contextmanager
 def owned(folder: Path) -> Iterator[None]:
     """Own a result folder while the block runs.
 
+    The lock is the operating system's, on the file `.lock`, so it ends with the process that holds it, however that
+    ends. The file says who holds it, for the error and for hosts that do not see each other's locks.
+
     Raises
     ------
     OutputError
-        If another run owns it (names process and host), or it cannot be written. The lock of a process that is no
-        longer there is taken over.
+        If another run owns the folder (names process and host), or it cannot be written.
     """
-    lock = folder / ".lock"
-    mine = json.dumps({"pid": os.getpid(), "host": socket.gethostname()})
-    try:
+    with output_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        for _ in range(2):
-            try:
-                with lock.open("x") as handle:
-                    handle.write(mine)
-                break
-            except FileExistsError:
-                _refuse_if_alive(lock, folder)
-                lock.unlink(missing_ok=True)
-        else:
-            raise OutputError(f"Another run has just taken {folder}: wait for it, or choose another --out.")
-    except OSError as error:
-        raise OutputError(describe(error, folder)) from error
+        handle = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT, 0o666)
     try:
-        yield
+        _take(handle, folder)
+        try:
+            yield
+        finally:
+            os.ftruncate(handle, 0)
     finally:
-        lock.unlink(missing_ok=True)
+        os.close(handle)
 
 
-def _refuse_if_alive(lock: Path, folder: Path) -> None:
-    try:
-        owner = json.loads(lock.read_text())
-        pid, host = int(owner["pid"]), str(owner["host"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return  # torn while being written: its process is gone
-    if host != socket.gethostname() or _alive(pid):
+def _take(handle: int, folder: Path) -> None:
+    free = _lock(handle)
+    owner = _owner(handle)
+    if not free or (owner is not None and owner["host"] != socket.gethostname()):
+        who = f"process {owner['pid']} on {owner['host']}" if owner else "another run"
         raise OutputError(
-            f"{folder} is in use by process {pid} on {host}: wait for it, choose another --out, or, if that process "
-            f"is gone, delete {lock}."
+            f"{folder} is in use by {who}: wait for it, choose another --out, or, if that process is gone, delete "
+            f"{folder / '.lock'}."
         )
+    os.ftruncate(handle, 0)
+    os.lseek(handle, 0, os.SEEK_SET)
+    os.write(handle, json.dumps({"pid": os.getpid(), "host": socket.gethostname()}).encode())
 
 
-def _alive(pid: int) -> bool:
-    if pid == os.getpid():
+def _lock(handle: int) -> bool:
+    """Lock an open file for this process; False if somebody else has it. True where locks are not supported."""
+    if os.name == "nt":
+        import msvcrt
+
+        os.lseek(handle, _LOCKED_BYTE, os.SEEK_SET)
+        try:
+            msvcrt.locking(handle, msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined,unused-ignore]
+        except OSError:
+            return False
         return True
+    import fcntl
+
     try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
         return False
-    except (OSError, SystemError):
-        return os.name != "nt"  # it exists but is not ours; on Windows any failure means that it does not exist
+    except OSError:
+        return True
     return True
+
+
+def _owner(handle: int) -> dict[str, str] | None:
+    os.lseek(handle, 0, os.SEEK_SET)
+    try:
+        content = json.loads(os.read(handle, 4096))
+        return {"pid": str(int(content["pid"])), "host": str(content["host"])}
+    except (ValueError, KeyError, TypeError):
+        return None  # empty after an orderly end, or torn

@@ -10,8 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from cellinfer.errors import OutputError
-from cellinfer.files import describe
+from cellinfer.files import output_errors
 from cellinfer.plate import Field
 
 _CHUNK = 1 << 16
@@ -35,6 +34,8 @@ class Entry:
         SHA-256 of the field's results file; empty if it failed.
     seconds
         Wall time by stage.
+    retryable
+        True if it failed for a reason that may pass (a share away, memory short): the next run tries it again.
     """
 
     field: str
@@ -43,6 +44,7 @@ class Entry:
     reason: str
     digest: str
     seconds: dict[str, float]
+    retryable: bool = False
 
 
 class Journal:
@@ -74,14 +76,11 @@ class Journal:
 
     def _append(self, kind: str, content: dict[str, Any]) -> None:
         text = json.dumps([kind, content], sort_keys=True)
-        try:
-            with self.path.open("a", encoding="utf-8") as handle:
-                # The leading newline ends a torn line of a killed run.
-                handle.write(f"\n{_checksum(text)} {text}\n")
-                handle.flush()
-                os.fsync(handle.fileno())
-        except OSError as error:
-            raise OutputError(describe(error, self.path)) from error
+        with output_errors(self.path), self.path.open("a", encoding="utf-8") as handle:
+            # The leading newline ends a torn line of a killed run.
+            handle.write(f"\n{_checksum(text)} {text}\n")
+            handle.flush()
+            os.fsync(handle.fileno())
 
     def _lines(self) -> Iterator[tuple[str, dict[str, Any]]]:
         if not self.path.exists():
@@ -96,15 +95,15 @@ class Journal:
 def fingerprint(field: Field, configuration: str) -> str:
     """Return a digest of a field's files and the configuration that analyses them.
 
-    Files count by size and by their first, middle and last 64 KiB, never by time: clocks lie, and copying a plate
+    Files count by name, size and their first, middle and last 64 KiB, never by time: clocks lie, and copying a plate
     must not undo its results. A file that cannot be read counts as such.
     """
     digest = hashlib.sha256(configuration.encode())
-    digest.update(json.dumps([*field.key, field.number]).encode())
+    digest.update(json.dumps(list(field.key)).encode())
     for channel, refs in sorted(field.images.items()):
         digest.update(channel.encode())
         for ref in refs:
-            digest.update(repr(ref.index).encode())
+            digest.update(repr((Path(ref.path).name, ref.index)).encode())
             digest.update(_glance(Path(ref.path)))
     return digest.hexdigest()
 

@@ -6,6 +6,7 @@ pixels, the model and the settings; how many fields run where is the engine's bu
 
 from __future__ import annotations
 
+import math
 import re
 import time
 from collections.abc import Iterator, Mapping
@@ -25,7 +26,14 @@ from cellinfer.measurement import measure
 from cellinfer.measurement.ratios import compartment_ratios, ring_ratios
 from cellinfer.plate import Field
 from cellinfer.quality import image_quality
-from cellinfer.segmentation import Merge, Segmentation, Tta, estimate_diameter, segment_image
+from cellinfer.segmentation import (
+    Merge,
+    Segmentation,
+    Tta,
+    check_segmentation_options,
+    estimate_diameter,
+    segment_image,
+)
 from cellinfer.sessions import Device, Session, open_session
 
 Images = Mapping[str, NDArray[Any]]
@@ -55,6 +63,11 @@ class Settings:
         What happens to cells whose nucleus touches the edge of the field.
     families
         Families of measurements; None takes all.
+
+    Raises
+    ------
+    InputError
+        If an option makes no sense.
     """
 
     nuclei: str | None = None
@@ -65,6 +78,16 @@ class Settings:
     cell_distance: float | None = None
     edge: EdgePolicy = "drop"
     families: tuple[str, ...] | None = None
+
+    def __post_init__(self) -> None:
+        check_segmentation_options(self.diameter, self.tta, self.merge)
+        if self.cell_distance is not None and not 0 <= self.cell_distance < math.inf:
+            raise InputError(f"The cell distance must be a number of pixels, at least 0; it is {self.cell_distance}.")
+        if self.edge not in ("drop", "keep"):
+            raise InputError(f"Unknown edge policy {self.edge!r}: choose drop or keep.")
+        for name in ("diameter", "cell_distance"):  # 22 and 22.0 are one configuration
+            if (value := getattr(self, name)) is not None:
+                object.__setattr__(self, name, float(value))
 
 
 @dataclass
@@ -228,24 +251,35 @@ def resolve_channels(settings: Settings, channels: tuple[str, ...]) -> Settings:
     return replace(settings, nuclei=nuclei, cells=cells)
 
 
-def plate_diameter(pipeline: Pipeline, fields: list[Field], at_most: int = 6) -> float:
+def plate_diameter(pipeline: Pipeline, fields: list[Field], at_most: int = 6) -> float | None:
     """Estimate one nucleus diameter (pixels) for a plate: the median over fields spread evenly over it.
 
-    Fields that cannot be read or that hold nothing are passed over; with none left, the model's own diameter.
+    Parameters
+    ----------
+    pipeline
+        With its nuclear channel named.
+    fields
+        The plate's fields. Those that cannot be read or that hold nothing are passed over.
+    at_most
+        How many fields are looked at.
+
+    Returns
+    -------
+    float or None
+        None if no field looked at shows a nucleus.
     """
+    assert pipeline.settings.nuclei is not None
     picks = np.unique(np.linspace(0, len(fields) - 1, min(at_most, len(fields))).round().astype(int))
     found = []
     for index in picks:
-        settings = resolve_channels(pipeline.settings, tuple(fields[index].images))
-        assert settings.nuclei is not None
         try:
-            image = read_channel(fields[index], settings.nuclei)
+            image = read_channel(fields[index], pipeline.settings.nuclei)
         except InputError:
             continue
         diameter = estimate_diameter(image, pipeline.session)
         if diameter is not None:
             found.append(diameter)
-    return round(float(np.median(found)) if found else pipeline.session.card.diameter, 2)
+    return round(float(np.median(found)), 2) if found else None
 
 
 def read_images(field: Field) -> dict[str, NDArray[Any]]:
@@ -355,6 +389,12 @@ def _counts(parts: Compartments, found: Segmentation) -> dict[str, Any]:
     }
 
 
+def empty_result(pipeline: Pipeline, field: Field, channels: tuple[str, ...]) -> FieldResult:
+    """Return what an empty field with these channels would give: tables without rows, all columns in order."""
+    black = np.zeros((32, 32), np.uint16)
+    return _keyed(pipeline.analyse(dict.fromkeys(channels, black)), replace(field, images=dict.fromkeys(channels, ())))
+
+
 def _keyed(result: FieldResult, field: Field) -> FieldResult:
     """Put the field's key in front of every table and of the field's own row."""
     key = dict(zip(KEY_COLUMNS, (*field.key, field.number), strict=True))
@@ -362,7 +402,9 @@ def _keyed(result: FieldResult, field: Field) -> FieldResult:
         front = pd.DataFrame({column: [value] * len(table) for column, value in key.items()})
         front = front.astype({column: type(value) for column, value in key.items()})
         result.tables[name] = pd.concat([front, table], axis=1)
-    paths = {f"Image_FileName_{channel}": Path(refs[0].path).name for channel, refs in field.images.items()}
+    paths = {
+        f"Image_FileName_{channel}": Path(refs[0].path).name if refs else "" for channel, refs in field.images.items()
+    }
     result.image = key | paths | result.image
     return result
 

@@ -6,13 +6,12 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from cellinfer_kernels.normalise import percentiles
 from numpy.typing import NDArray
 
-from cellinfer.cells import BACKGROUND
+from cellinfer.cells import background_level
 
 SATURATED = 0.01
-"""Share of pixels at the detector's largest value above which a plane is called saturated."""
+"""Share of pixels at the plane's largest value above which it is called saturated: a detector need not use all bits."""
 
 
 def image_quality(images: Mapping[str, NDArray[Any]]) -> tuple[dict[str, Any], tuple[str, ...]]:
@@ -27,7 +26,7 @@ def image_quality(images: Mapping[str, NDArray[Any]]) -> tuple[dict[str, Any], t
     -------
     row : dict
         Columns per channel, in the units of the image: `Image_Intensity_MeanIntensity_`, `..._MedianIntensity_`,
-        `..._Background_` (2nd percentile),
+        `..._Background_` (see `cells.background_level`),
         `Image_ImageQuality_PercentMaximal_` (share of pixels at the plane's largest value, %) and
         `Image_ImageQuality_FocusScore_` (variance over mean, as in CellProfiler); then `Image_QC_Flags`.
     flags : tuple of str
@@ -39,12 +38,11 @@ def image_quality(images: Mapping[str, NDArray[Any]]) -> tuple[dict[str, Any], t
         finite = image if image.dtype.kind != "f" else image[np.isfinite(image)]
         if finite.size < image.size:
             flags.append(f"{name}: {image.size - finite.size} pixels are not finite")
-        row |= _describe(name, finite, percentiles(image, (BACKGROUND,))[0])
-        largest = np.iinfo(image.dtype).max if image.dtype.kind == "u" else None
+        row |= _describe(name, finite, background_level(image))
         if finite.size and finite.min() == finite.max():
             flags.append(f"{name}: constant at {finite.flat[0]}")
-        elif largest is not None and (image == largest).mean() > SATURATED:
-            flags.append(f"{name}: {(image == largest).mean():.1%} of pixels are saturated")
+        elif row[f"Image_ImageQuality_PercentMaximal_{name}"] > 100 * SATURATED:
+            flags.append(f"{name}: {row[f'Image_ImageQuality_PercentMaximal_{name}']:.1f} % of pixels are saturated")
     row["Image_QC_Flags"] = "; ".join(flags)
     return row, tuple(flags)
 

@@ -110,7 +110,7 @@ def image_files(paths: Iterable[Path]) -> list[Path]:
     found: list[Path] = []
     for path in paths:
         if path.is_dir():
-            inside = sorted(p for p in path.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES)
+            inside = sorted(p for p in path.iterdir() if _is_image(p))
             if not inside:
                 raise InputError(f"{path} holds no images ({', '.join(sorted(IMAGE_SUFFIXES))}).")
             found += inside
@@ -118,11 +118,17 @@ def image_files(paths: Iterable[Path]) -> list[Path]:
             found.append(path)
         else:
             raise InputError(f"{path} does not exist.")
-    twice = [stem for stem, count in Counter(path.stem for path in found).items() if count > 1]
+    twice = [stem for stem, count in Counter(path.stem.casefold() for path in found).items() if count > 1]
     if twice:
-        both = [str(path) for path in found if path.stem == twice[0]]
+        both = [str(path) for path in found if path.stem.casefold() == twice[0]]
         raise InputError(f"Two images would give {twice[0]}_labels.tif: {' and '.join(both[:2])}. Segment them apart.")
     return found
+
+
+def _is_image(path: Path) -> bool:
+    """Tell an image from hidden files, folders and the label images of an earlier call."""
+    ours = path.stem.endswith("_labels")
+    return path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".") and not ours and path.is_file()
 
 
 def segment_file(

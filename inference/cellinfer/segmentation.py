@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -89,10 +90,7 @@ def segment_image(
     """
     if image.ndim != 2 or image.size == 0:
         raise InputError(f"Segmentation takes one plane (height, width), got an array of shape {image.shape}.")
-    if tta not in VIEWS or merge not in ("instances", "fields"):
-        raise InputError(
-            f"Unknown test-time augmentation {tta!r} / {merge!r}: choose none, flips or d4; instances or fields."
-        )
+    check_segmentation_options(diameter, tta, merge)
     card = session.card
     normalised = normalise(image, session)
     if diameter is None:
@@ -118,6 +116,22 @@ def segment_image(
         found.mean_iou.astype(np.float64),
         found.entropy.astype(np.float64),
     )
+
+
+def check_segmentation_options(diameter: float | None, tta: str, merge: str) -> None:
+    """Refuse options that make no sense.
+
+    Raises
+    ------
+    InputError
+        If the diameter is not a positive number, or a name is unknown.
+    """
+    if diameter is not None and not 0 < diameter < math.inf:
+        raise InputError(f"The diameter must be a positive number of pixels; it is {diameter}.")
+    if tta not in VIEWS or merge not in ("instances", "fields"):
+        raise InputError(
+            f"Unknown test-time augmentation {tta!r} / {merge!r}: choose none, flips or d4; instances or fields."
+        )
 
 
 def estimate_diameter(image: NDArray[np.generic], session: Session) -> float | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from dataclasses import dataclass
 from functools import cache
@@ -14,15 +15,15 @@ from cellinfer_models import IntegrityError
 from numpy.typing import NDArray
 
 from cellinfer.cards import ModelCard, card_from_metadata
-from cellinfer.errors import DeviceError, ModelError
+from cellinfer.errors import DeviceError, EngineError, ModelError
+from cellinfer.onnxfile import has_external_data
 
 if TYPE_CHECKING:
     import onnxruntime
 
 Device = Literal["auto", "cpu", "cuda"]
+_log = logging.getLogger(__name__)
 _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
-# A TensorProto's `external_data` entry with the key "location", as it stands in a serialised protobuf.
-_EXTERNAL_DATA = b"\x0a\x08location\x12"
 
 
 @dataclass(frozen=True)
@@ -64,13 +65,22 @@ class Session:
         ------
         ModelError
             If the batch does not have the shape that the card promises.
+        EngineError
+            If the network fails on a single tile; on more, halves are tried first.
         """
         if batch.ndim != 4 or batch.shape[1] != len(self.card.channels):
             raise ModelError(
                 f"The model {self.card.name!r} takes (N, {len(self.card.channels)}, H, W) with channels "
                 f"{list(self.card.channels)}; it was given an array of shape {batch.shape}."
             )
-        (output,) = self._engine.run(None, {self._engine.get_inputs()[0].name: batch})
+        try:
+            (output,) = self._engine.run(None, {self._engine.get_inputs()[0].name: batch})
+        except Exception as error:  # onnxruntime raises a dozen unrelated types, for lack of memory too
+            if len(batch) == 1:
+                raise EngineError(f"The network {self.card.name!r} failed on {self.device}: {error}") from error
+            _log.warning("the network failed on %d tiles (%s): trying half of them", len(batch), error)
+            half = len(batch) // 2
+            return np.concatenate([self.run(batch[:half]), self.run(batch[half:])])
         return np.asarray(output, dtype=np.float32)
 
 
@@ -139,7 +149,11 @@ def _read_model(model: str | Path) -> tuple[bytes, str]:
         known = ", ".join(cellinfer_models.registry())
         raise ModelError(f"There is no model {str(model)!r}: give one of {known}, or the path of an .onnx file.")
     content = path.read_bytes()
-    if _EXTERNAL_DATA in content:
+    try:
+        outside = has_external_data(content)
+    except ValueError as error:
+        raise ModelError(f"The model {path} is not an ONNX file, or is damaged: {error}.") from error
+    if outside:
         raise ModelError(f"The model {path} keeps weights in other files: only single-file models are accepted.")
     return content, str(path)
 

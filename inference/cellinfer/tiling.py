@@ -1,7 +1,7 @@
 """A field in tiles of one shape, and back.
 
-Tiles overlap by twice the halo; only a tile's middle is used, so that no pixel of the result saw a tile's rim. Beyond
-the field's own edge the image is continued by reflection.
+Tiles overlap by twice the halo and only a tile's middle is used: the halo is what a network sees around a pixel before
+its influence fades. Beyond the field's own edge the image is continued by reflection.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ class Layout(NamedTuple):
     size: int
     """Length of a tile."""
     starts: tuple[int, ...]
-    """First pixel of each tile, in coordinates padded by the halo in front."""
+    """First used pixel of each tile. All are multiples of the network's multiple, so that pooling sees one grid."""
 
 
 def plan(length: int, tile: int, halo: int, multiple: int) -> Layout:
@@ -37,15 +37,12 @@ def plan(length: int, tile: int, halo: int, multiple: int) -> Layout:
     Returns
     -------
     Layout
-        One tile if the field and its halo fit into it; otherwise as few as cover the field, evenly spread, all of
-        the same length.
+        As few tiles as cover the field, all of the same length, no longer than needed.
     """
-    whole = -(-(length + 2 * halo) // multiple) * multiple
-    if whole <= tile:
-        return Layout(whole, (0,))
-    used = tile - 2 * halo
-    count = -(-length // used)
-    return Layout(tile, tuple(round(i * (length - used) / (count - 1)) for i in range(count)))
+    count = -(-length // ((tile - 2 * halo) // multiple * multiple))
+    used = -(-length // (count * multiple)) * multiple
+    rim = -(-2 * halo // multiple) * multiple
+    return Layout(used + rim, tuple(range(0, length, used)))
 
 
 def predict(

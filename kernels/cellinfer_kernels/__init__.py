@@ -4,6 +4,6 @@ Each module has a plain NumPy twin of the same name in `reference/`, which is th
 serial and release the GIL; running many fields at once is the engine's business, one layer up.
 """
 
-from cellinfer_kernels._jit import cache_folder, on_compile
+from cellinfer_kernels._jit import cache_folder, cache_is_kept, on_compile
 
-__all__ = ["cache_folder", "on_compile"]
+__all__ = ["cache_folder", "cache_is_kept", "on_compile"]

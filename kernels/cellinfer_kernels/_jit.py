@@ -22,6 +22,7 @@ from numba.core import config as _numba_config
 from numba.core.caching import FunctionCache
 
 _F = TypeVar("_F", bound=Callable[..., Any])
+_PASSING = "cellinfer-kernels-"
 _listeners: list[Callable[[str], None]] = []
 
 
@@ -37,9 +38,10 @@ def on_compile(listener: Callable[[str], None]) -> None:
 
 
 def _private(folder: Path) -> bool:
-    """Make `folder` ours alone and writable, or say that it cannot be."""
+    """Make `folder` ours alone and writable, or say that it cannot be; folders above it are left as they are."""
     try:
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        folder.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        folder.mkdir(exist_ok=True, mode=0o700)
         info = folder.lstat()
         if not stat.S_ISDIR(info.st_mode) or (hasattr(os, "getuid") and info.st_uid != os.getuid()):
             return False
@@ -51,6 +53,13 @@ def _private(folder: Path) -> bool:
         return False
 
 
+def _home_cache() -> list[Path]:
+    try:
+        return [Path.home() / ".cache" / "cellinfer"]
+    except RuntimeError:  # a user without a home, as in some containers
+        return []
+
+
 def _roots() -> list[Path]:
     """Folders to try, best first; the last one is new and empty and so always works where anything does."""
     if explicit := os.environ.get("CELLINFER_CACHE"):
@@ -58,8 +67,7 @@ def _roots() -> list[Path]:
     elif os.name == "nt":
         candidates = [Path(os.environ.get("LOCALAPPDATA", tempfile.gettempdir())) / "cellinfer" / "cache"]
     else:
-        base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-        candidates = [Path(base).expanduser() / "cellinfer"]
+        candidates = [Path(base) / "cellinfer"] if (base := os.environ.get("XDG_CACHE_HOME")) else _home_cache()
     user = os.getuid() if hasattr(os, "getuid") else os.environ.get("USERNAME", "user")
     return [*candidates, Path(tempfile.gettempdir()) / f"cellinfer-{user}"]
 
@@ -77,9 +85,14 @@ def cache_folder() -> Path:
     # Numba keys its files by the source's path and mtime; the digest adds every other kernel module.
     key = f"kernels-py{platform.python_version()}-numba{numba.__version__}-{digest.hexdigest()[:12]}"
     for root in _roots():
-        if _private(root) and _private(root / key):
+        if _private(root / key):
             return root / key
-    return Path(tempfile.mkdtemp(prefix="cellinfer-kernels-"))
+    return Path(tempfile.mkdtemp(prefix=_PASSING))
+
+
+def cache_is_kept() -> bool:
+    """Say whether compiled kernels outlive this process."""
+    return not cache_folder().name.startswith(_PASSING)
 
 
 class _SafeCache(FunctionCache):  # type: ignore[misc]  # Numba has no types

@@ -140,9 +140,13 @@ def _summarise(result: RunResult) -> None:
     console.print(
         f"[bold]{result.cells:,} cells[/] in {result.fields} fields{reused}; {result.seconds:.1f} s on "
         f"{result.device}; nucleus diameter {result.diameter:.1f} px"
+        + (" (assumed: no nucleus was seen to estimate it from)" if result.diameter_assumed else "")
     )
     if result.failed:
-        console.print(f"[bold red]{len(result.failed)} fields failed[/] (the others are complete):")
+        console.print(
+            f"[bold red]{len(result.failed)} fields failed[/] (the others are complete; mend the files and run the "
+            "same command again, with --retry-failed to try all of them):"
+        )
         for name, reason in list(result.failed.items())[:10]:
             console.print(f"  {escape(name)}: {escape(reason)}")
         if len(result.failed) > 10:

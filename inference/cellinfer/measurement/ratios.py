@@ -85,7 +85,7 @@ def ring_ratios(
     nuclei, ring
         `(H, W)` labels with the same ids.
     images
-        Channel -> `(H, W)` plane; pixels that are not finite count as background.
+        Channel -> `(H, W)` plane; pixels that are not finite are left out.
     numbers
         `(n,)` ids, one per row of the result.
     background
@@ -101,8 +101,9 @@ def ring_ratios(
     columns = {}
     for channel, image in images.items():
         offset = (background or {}).get(channel, 0.0)
-        lifted = np.where(np.isfinite(image), image, offset).astype(np.float64).ravel() - offset
-        upper, lower = (_means(labels.ravel(), lifted, last)[numbers] for labels in (nuclei, ring))
+        finite = np.isfinite(image)
+        lifted = image[finite].astype(np.float64) - offset
+        upper, lower = (_means(labels[finite], lifted, last)[numbers] for labels in (nuclei, ring))
         columns[f"Cells_Ratio_NucleusRingMeanIntensity_{channel}"] = _divide(upper, lower)
     return pd.DataFrame(columns, index=range(len(numbers)))
 

@@ -17,7 +17,6 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from cellinfer._version import __version__
-from cellinfer.errors import InputError
 from cellinfer.files import durable
 from cellinfer.outputs.tables import most_telling_feature
 from cellinfer.pipeline import Settings, read_images
@@ -32,14 +31,21 @@ LabelPaths = Callable[[Field], Mapping[str, Path]]
 
 
 def draw_overview(
-    plate: Plate, folder: Path, profiles: pd.DataFrame, settings: Settings, label_paths: LabelPaths
+    plate: Plate,
+    fields: list[Field],
+    folder: Path,
+    profiles: pd.DataFrame,
+    settings: Settings,
+    label_paths: LabelPaths,
 ) -> Path:
     """Draw `overview.png` into a result folder and return its path.
 
     Parameters
     ----------
     plate
-        The plate; pixels of up to twelve fields are read again for the contact sheet.
+        The plate.
+    fields
+        Its fields that have results; pixels of up to twelve are read again for the contact sheet.
     folder
         Result folder, with its tables.
     profiles
@@ -62,7 +68,7 @@ def draw_overview(
         feature, share = telling
         title = f"{feature}\nmedian per well; {share:.0%} of its variance lies between wells"
         _heat_map(right, plate, profiles, feature, title, "cividis")
-    _contact_sheet(bottom, plate, profiles, settings, label_paths)
+    _contact_sheet(bottom, fields, settings, label_paths)
     figure.suptitle(f"{plate.name}   ·   {len(plate.fields)} fields   ·   cellinfer {__version__}", fontsize=15)
     path = folder / "overview.png"
     with durable(path) as partial:
@@ -98,10 +104,7 @@ def _heat_map(axes: Axes, plate: Plate, profiles: pd.DataFrame, column: str, tit
                 axes.text(col, row, f"{values[row, col]:.3g}", ha="center", va="center", fontsize=7, color=colour)
 
 
-def _contact_sheet(
-    figure: Any, plate: Plate, profiles: pd.DataFrame, settings: Settings, label_paths: LabelPaths
-) -> None:
-    fields = [f for f in plate.fields if label_paths(f)["Nuclei"].is_file()]
+def _contact_sheet(figure: Any, fields: list[Field], settings: Settings, label_paths: LabelPaths) -> None:
     picks = np.unique(np.linspace(0, len(fields) - 1, min(_TILES, len(fields))).round().astype(int))
     axes = figure.subplots(3, 4).ravel()
     for place in axes:
@@ -110,8 +113,8 @@ def _contact_sheet(
         f = fields[index]
         try:
             place.imshow(_tile(f, settings, label_paths(f)))
-        except InputError as error:  # the file went away or changed since it was analysed
-            _nothing(place, str(error))
+        except Exception as error:  # a file changed since it was analysed: a picture must not cost the tables
+            _nothing(place, f"cannot be shown: {error}")
         place.set_title(f"{f.key.well}  site {f.key.site}", fontsize=10)
     channels = f"{settings.nuclei} blue" + (f", {settings.cells} green" if settings.cells else "")
     figure.suptitle(f"{channels}; outlines: nuclei pink, cells yellow", fontsize=11)

@@ -13,7 +13,7 @@ import pyarrow.csv
 import pyarrow.ipc
 import pyarrow.parquet as pq
 
-from cellinfer.files import durable, plain_text
+from cellinfer.files import durable, output_errors, plain_text
 from cellinfer.pipeline import OBJECTS, FieldResult
 
 _ROWS_PER_GROUP = 50_000
@@ -24,10 +24,8 @@ _PLACE = ("_Location_", "_BoundingBox", "_Center_", "_Orientation")
 
 def write_shard(result: FieldResult, path: Path) -> None:
     """Write one field's tables and its own row into one Arrow file."""
-    tables = [pa.Table.from_pandas(result.tables[name], preserve_index=False) for name in OBJECTS]
-    tables.append(image_row(result.image))
     with durable(path) as partial, pa.OSFile(str(partial), "wb") as sink:
-        for table in tables:
+        for table in tables_of(result).values():
             with pa.ipc.new_stream(sink, table.schema) as writer:
                 writer.write_table(table)
 
@@ -43,7 +41,15 @@ def image_row(row: dict[str, Any]) -> pa.Table:
     return pa.Table.from_pandas(pd.DataFrame([row]), preserve_index=False)
 
 
-def write_tables(fields: Iterable[dict[str, pa.Table]], folder: Path, *, csv: bool = False) -> pd.DataFrame:
+def tables_of(result: FieldResult) -> dict[str, pa.Table]:
+    """Return one field's tables and its own row by name, as Arrow tables."""
+    tables = {name: pa.Table.from_pandas(result.tables[name], preserve_index=False) for name in OBJECTS}
+    return tables | {"Image": image_row(result.image)}
+
+
+def write_tables(
+    fields: Iterable[dict[str, pa.Table]], folder: Path, *, template: dict[str, pa.Table], csv: bool = False
+) -> pd.DataFrame:
     """Write `Nuclei`, `Cells`, `Cytoplasm`, `Image` and `Well` tables from fields in plate order.
 
     Fields are read once and never held together: memory is that of the largest well.
@@ -54,6 +60,8 @@ def write_tables(fields: Iterable[dict[str, pa.Table]], folder: Path, *, csv: bo
         Tables of each field, as `read_shard` gives them; a failed field has only `"Image"`.
     folder
         Where the files go.
+    template
+        Tables of a field with every channel: the columns that each file has at least, in this order.
     csv
         Also write each table as CSV.
 
@@ -62,8 +70,12 @@ def write_tables(fields: Iterable[dict[str, pa.Table]], folder: Path, *, csv: bo
     DataFrame
         The well table, see `well_profile`.
     """
-    writers = {name: _GrowingParquet(folder / f"{name}.parquet") for name in (*OBJECTS, "Image")}
-    wells = []
+    for left in folder.glob(".*.spill"):  # of a run that was killed
+        left.unlink(missing_ok=True)
+    writers = {name: _GrowingParquet(folder / f"{name}.parquet") for name in template}
+    for name, table in template.items():
+        writers[name].add(table.slice(0, 0))
+    wells = [well_profile([template]).iloc[:0]]
     for well in _by_well(fields):
         for field in well:
             for name, table in field.items():
@@ -71,7 +83,7 @@ def write_tables(fields: Iterable[dict[str, pa.Table]], folder: Path, *, csv: bo
         wells += [well_profile(group) for group in _by_time(well)]
     for writer in writers.values():
         writer.close()
-    profiles = pd.concat(wells, ignore_index=True) if wells else pd.DataFrame(columns=_WELL_KEY)
+    profiles = _stacked(wells)
     with durable(folder / "Well.parquet") as partial:
         pq.write_table(pa.Table.from_pandas(profiles, preserve_index=False), partial)
     if csv:
@@ -128,6 +140,19 @@ def most_telling_feature(folder: Path) -> tuple[str, float] | None:
             if len(share) and (best is None or share.max() > best[1]):
                 best = (str(share.idxmax()), float(share.max()))
     return best
+
+
+def _stacked(wells: list[pd.DataFrame]) -> pd.DataFrame:
+    """Put well rows below each other; a count that a well lacks, since all its fields failed, is zero."""
+    table = pd.concat([well.astype(object) for well in wells], ignore_index=True)
+    for column in table.columns:
+        if column.startswith("Image_Count_"):
+            table[column] = table[column].fillna(0).astype(np.int64)
+        elif column in ("Metadata_Plate", "Metadata_Well"):
+            table[column] = table[column].astype(str)
+        else:
+            table[column] = table[column].astype(np.int64 if column == "Metadata_Time" else np.float64)
+    return table
 
 
 def _median(values: np.ndarray[Any, Any]) -> float:
@@ -188,7 +213,7 @@ class _GrowingParquet:
 
     def _spill(self) -> None:
         spill = self._path.with_name(f".{self._path.name}.{len(self._spills)}.spill")
-        with pa.OSFile(str(spill), "wb") as sink:
+        with output_errors(spill), pa.OSFile(str(spill), "wb") as sink:
             table = pa.concat_tables(self._pieces, promote_options="permissive")
             with pa.ipc.new_file(sink, table.schema) as writer:
                 writer.write_table(table)
