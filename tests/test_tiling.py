@@ -10,15 +10,18 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 
-@given(length=st.integers(1, 3000), halo=st.integers(0, 40), tile=st.sampled_from([96, 256, 640]))
-def test_used_parts_cover_the_axis(length: int, halo: int, tile: int) -> None:
-    layout = plan(length, tile, halo, 16)
-    used = layout.size - 2 * halo
-    assert layout.size % 16 == 0
-    assert layout.size <= tile
-    assert layout.starts[0] == 0
-    assert layout.starts[-1] + used >= length
-    assert all(b - a <= used for a, b in zip(layout.starts, layout.starts[1:], strict=False))
+@given(length=st.integers(1, 3000), halo=st.integers(0, 40), tile=st.sampled_from([128, 256, 640]))
+def test_tiles_cover_the_axis_once_and_see_their_surroundings(length: int, halo: int, tile: int) -> None:
+    size, spans = plan(length, tile, halo, 16)
+    assert size % 16 == 0
+    assert size <= tile
+    assert [pixel for span in spans for pixel in range(span.first, span.stop)] == list(range(length))
+    for span in spans:
+        assert span.start % 16 == 0
+        assert -16 <= span.start <= span.first
+        assert span.stop <= span.start + size
+        assert span.start <= max(0, span.first - halo)
+        assert span.start + size >= min(length, span.stop + halo)
 
 
 def blur(batch: NDArray[np.float32]) -> NDArray[np.float32]:

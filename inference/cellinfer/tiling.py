@@ -15,38 +15,59 @@ from numpy.typing import NDArray
 Network = Callable[[NDArray[np.float32]], NDArray[np.float32]]
 
 
-class Layout(NamedTuple):
-    """Where tiles lie along one axis."""
+class Span(NamedTuple):
+    """One tile along one axis, in pixels of the field."""
 
-    size: int
-    """Length of a tile."""
-    starts: tuple[int, ...]
-    """First used pixel of each tile. All are multiples of the network's multiple, so that pooling sees one grid."""
+    start: int
+    """First pixel of the tile; negative where it begins beyond the field."""
+    first: int
+    stop: int
+    """The pixels for which this tile is used."""
+
+    @property
+    def inside(self) -> slice:
+        """The same pixels, counted from the tile's first."""
+        return slice(self.first - self.start, self.stop - self.start)
 
 
-def plan(length: int, tile: int, halo: int, multiple: int) -> Layout:
+def plan(length: int, tile: int, halo: int, multiple: int) -> tuple[int, tuple[Span, ...]]:
     """Lay tiles along an axis.
+
+    Tiles begin at multiples of the network's multiple, so that pooling sees one grid, and reach no farther beyond the
+    field than one multiple.
 
     Parameters
     ----------
     length
         Pixels of the field along the axis.
     tile, halo, multiple
-        Largest tile, its unused rim, and what its length must be a multiple of.
+        Largest tile, how far from its rim it is used, and what its length must be a multiple of.
 
     Returns
     -------
-    Layout
-        As few tiles as cover the field, all of the same length, no longer than needed.
+    size : int
+        Length of every tile, at most `tile`.
+    spans : tuple of Span
+        One if the field fits into it, otherwise as few as cover the field.
     """
-    count = -(-length // ((tile - 2 * halo) // multiple * multiple))
-    used = -(-length // (count * multiple)) * multiple
-    rim = -(-2 * halo // multiple) * multiple
-    return Layout(used + rim, tuple(range(0, length, used)))
+
+    def up(value: int) -> int:
+        return -(-value // multiple) * multiple
+
+    if up(length + 2 * multiple) <= tile:
+        return up(length + 2 * multiple), (Span(-multiple, 0, length),)
+    count = -(-length // ((tile - 2 * up(halo)) // multiple * multiple))
+    used = up(-(-length // count))
+    size = used + 2 * up(halo)
+    last = up(length + multiple) - size
+    return size, tuple(
+        Span(max(-multiple, min(first - up(halo), last)), first, min(first + used, length))
+        for first in range(0, length, used)
+    )
 
 
 def predict(
-    network: Network, image: NDArray[np.float32], *, tile: int, halo: int, multiple: int, batch: int = 4
+    network: Network, image: NDArray[np.float32], *, tile: int, halo: int, multiple: int, batch: int = 1
 ) -> NDArray[np.float32]:
     """Run a network over a field of any size.
 
@@ -67,21 +88,21 @@ def predict(
         `(K, H, W)` float32.
     """
     height, width = image.shape[1:]
-    rows, columns = (plan(length, tile, halo, multiple) for length in (height, width))
-    after = (
-        max(0, rows.starts[-1] + rows.size - height - halo),
-        max(0, columns.starts[-1] + columns.size - width - halo),
+    (tall, rows), (wide, columns) = (plan(length, tile, halo, multiple) for length in (height, width))
+    below, right = (
+        spans[-1].start + size - length for size, spans, length in ((tall, rows, height), (wide, columns, width))
     )
-    padded = np.pad(image, ((0, 0), (halo, after[0]), (halo, after[1])), mode="symmetric")
-    places = [(y, x) for y in rows.starts for x in columns.starts]
+    padded = np.pad(image, ((0, 0), (multiple, max(0, below)), (multiple, max(0, right))), mode="symmetric")
+    places = [(row, column) for row in rows for column in columns]
     result: NDArray[np.float32] | None = None
-    for first in range(0, len(places), batch):
-        chunk = places[first : first + batch]
-        tiles = np.stack([padded[:, y : y + rows.size, x : x + columns.size] for y, x in chunk])
-        for (y, x), fields in zip(chunk, network(tiles), strict=True):
+    for number in range(0, len(places), batch):
+        chunk = places[number : number + batch]
+        corners = [(row.start + multiple, column.start + multiple) for row, column in chunk]
+        tiles = np.stack([padded[:, y : y + tall, x : x + wide] for y, x in corners])
+        for (row, column), fields in zip(chunk, network(tiles), strict=True):
             if result is None:
                 result = np.empty((fields.shape[0], height, width), np.float32)
-            bottom, right = min(height, y + rows.size - 2 * halo), min(width, x + columns.size - 2 * halo)
-            result[:, y:bottom, x:right] = fields[:, halo : halo + bottom - y, halo : halo + right - x]
+            used = fields[:, row.inside, column.inside]
+            result[:, row.first : row.stop, column.first : column.stop] = used
     assert result is not None
     return result

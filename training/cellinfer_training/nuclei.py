@@ -177,8 +177,8 @@ def describe(evaluation: Mapping[str, Any], recipe: Recipe = RECIPE) -> dict[str
                 "diameter": recipe.augmentation.diameter,
                 "diameter_tolerance": 1.25,
                 "multiple": FieldNet.multiple,
-                "tile": 640,
-                "halo": 32,
+                "tile": 1152,
+                "halo": 64,
                 "evaluation": dict(evaluation),
                 "recipe": asdict(recipe),
             }
