@@ -10,9 +10,9 @@ import numpy as np
 import pandas as pd
 import pytest
 import typer
-from cellinfer.assay_quality import assay, control_statistics
+from cellinfer.assays.dose_response import fit_dose_response, monotonicity
+from cellinfer.assays.verdict import assay, control_statistics
 from cellinfer.cli.assay import assay as command
-from cellinfer.dose_response import fit_dose_response, monotonicity
 from cellinfer.errors import InputError
 from typer.testing import CliRunner
 

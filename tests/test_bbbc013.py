@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from cellinfer.assay_quality import AssayResult, assay
+from cellinfer.assays.verdict import AssayResult, assay
 from cellinfer.engine import run
 
 pytestmark = pytest.mark.realdata

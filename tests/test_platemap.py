@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from cellinfer.assays.platemap import join_platemap, metadata_column, read_platemap
 from cellinfer.errors import InputError
-from cellinfer.platemap import join_platemap, metadata_column, read_platemap
 
 
 def write(folder: Path, text: str, *, encoding: str = "utf-8", name: str = "map.csv") -> Path:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from cellinfer._version import __version__
 
 if TYPE_CHECKING:
-    from cellinfer.assay_quality import assay
+    from cellinfer.assays.verdict import assay
     from cellinfer.engine import RunResult, run
     from cellinfer.errors import CellinferError
     from cellinfer.evaluation import evaluate
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from cellinfer.simulate import simulate_plate
 
 _HOME = {
-    "assay": "assay_quality",
+    "assay": "assays",
     "CellinferError": "errors",
     "evaluate": "evaluation",
     "Field": "plate",

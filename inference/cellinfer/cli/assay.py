@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Optional
 import typer
 
 if TYPE_CHECKING:
-    from cellinfer.assay_quality import AssayResult
+    from cellinfer.assays.verdict import AssayResult
 
 _TOP = 15
 
@@ -36,7 +36,7 @@ def assay(
     """Report Z'-factor and SSMD per feature and fit dose responses, from a run and its plate map."""
     import json
 
-    from cellinfer.assay_quality import assay as compute
+    from cellinfer.assays.verdict import assay as compute
 
     result = compute(
         run,

@@ -24,10 +24,10 @@ import numpy.typing as npt
 import pandas as pd
 
 from cellinfer._version import __version__
-from cellinfer.dose_response import DoseResponse, fit_dose_response
+from cellinfer.assays.dose_response import DoseResponse, fit_dose_response
+from cellinfer.assays.platemap import PLATE, WELL, as_number, join_platemap, metadata_column, read_platemap
 from cellinfer.errors import InputError
 from cellinfer.files import durable, plain_text
-from cellinfer.platemap import PLATE, WELL, as_number, join_platemap, metadata_column, read_platemap
 
 Array = npt.NDArray[np.float64]
 
@@ -123,7 +123,7 @@ def assay(
     run
         Folder of a finished run: holds `Well.parquet`.
     layout
-        Plate map, see `cellinfer.platemap`.
+        Plate map, see `cellinfer.assays.platemap`.
     control_column
         Its column that marks controls.
     negative, positive
@@ -152,7 +152,7 @@ def assay(
     OutputError
         If the results cannot be written.
     """
-    from cellinfer.assay_plot import draw_assay
+    from cellinfer.assays.plot import draw_assay
 
     run = Path(run)
     platemap = read_platemap(layout)

@@ -14,11 +14,11 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.patches import Rectangle
 
-from cellinfer.platemap import WELL
+from cellinfer.assays.platemap import WELL
 from cellinfer.wells import PLATE_FORMATS, parse_well, plate_size, row_letters
 
 if TYPE_CHECKING:
-    from cellinfer.assay_quality import AssayResult
+    from cellinfer.assays.verdict import AssayResult
 
 # Okabe and Ito's palette: told apart with any colour vision
 _NEGATIVE, _POSITIVE, _OTHER, _CURVE = "#0072B2", "#D55E00", "#8A8A8A", "#222222"
@@ -32,7 +32,7 @@ def draw_assay(result: AssayResult, path: Path) -> None:
     Parameters
     ----------
     result
-        From `cellinfer.assay_quality.assay`.
+        From `cellinfer.assays.verdict.assay`.
     path
         File to write, whatever its suffix.
     """
@@ -92,7 +92,7 @@ def _draw_controls(axes: Axes, result: AssayResult) -> None:
 
 def _draw_dose(axes: Axes, result: AssayResult) -> None:
     """Wells, dose means and the curve of the first dose response; dose zero stands left of the axis break."""
-    from cellinfer.assay_quality import aligned
+    from cellinfer.assays.verdict import aligned
 
     axes.set_title("Dose response", loc="left", fontsize=11)
     if not result.dose_responses:
