@@ -12,16 +12,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
-import tifffile
+from cellinfer.images import read_image, read_labels
+from cellinfer.plate import IMAGE_SUFFIXES
+from cellinfer_kernels.normalise import percentiles, rescale
 from numpy.typing import NDArray
 
 LOW, HIGH = 1.0, 99.8
 """Percentiles of a field that become 0 and 1."""
 CLIP = (-0.5, 4.0)
 """Normalised values are held in this range."""
-_IMAGE_SUFFIXES = {".png", ".tif", ".tiff", ".jpg", ".bmp"}
 
 
 @dataclass
@@ -62,28 +62,14 @@ def median_diameter(labels: NDArray[np.int32]) -> float:
 
 def normalise(image: NDArray[Any]) -> NDArray[np.float32]:
     """Scale percentiles `LOW` and `HIGH` to 0 and 1 and clip to `CLIP`; a constant image becomes zeros."""
-    low, high = np.percentile(image, (LOW, HIGH))
-    if high <= low:
-        return np.zeros(image.shape, np.float32)
-    return np.asarray(np.clip((image.astype(np.float32) - low) / (high - low), *CLIP), dtype=np.float32)
+    low, high = percentiles(image, (LOW, HIGH))
+    return np.asarray(np.clip(rescale(image, low, high), *CLIP), dtype=np.float32)
 
 
-def read_image(path: Path) -> NDArray[Any]:
-    """Read a grey image; equal colour channels are one channel, unequal ones are averaged."""
-    pixels = tifffile.imread(path) if path.suffix.lower() in {".tif", ".tiff"} else cv2.imread(str(path), -1)
-    if pixels is None or pixels.ndim not in (2, 3):
-        raise ValueError(f"{path} is not a readable two-dimensional image")
-    return np.asarray(pixels if pixels.ndim == 2 else pixels[..., :3].mean(axis=-1))
-
-
-def read_labels(path: Path) -> NDArray[np.int32]:
-    """Read an instance label image (PNG or TIFF, integer)."""
-    pixels = tifffile.imread(path) if path.suffix.lower() in {".tif", ".tiff"} else cv2.imread(str(path), -1)
-    if pixels is None:
-        raise ValueError(f"{path} is not a readable label image")
-    if pixels.ndim == 3:
-        pixels = pixels[..., 0]
-    return np.asarray(pixels).astype(np.int32)
+def read_grey(path: Path) -> NDArray[Any]:
+    """Read an image as one channel; unequal colour channels are averaged."""
+    pixels = read_image(path)
+    return pixels if pixels.ndim == 2 else np.asarray(pixels.mean(axis=-1))
 
 
 def load_dsb2018(folder: Path, modality: str = "fluorescence") -> list[Sample]:
@@ -94,7 +80,7 @@ def load_dsb2018(folder: Path, modality: str = "fluorescence") -> list[Sample]:
         Sample(
             row["image_id"],
             "dsb2018",
-            normalise(read_image(folder / "images" / f"{row['image_id']}.png")),
+            normalise(read_grey(folder / "images" / f"{row['image_id']}.png")),
             read_labels(folder / "masks" / f"{row['image_id']}.png"),
         )
         for row in rows
@@ -105,11 +91,11 @@ def load_pairs(images: Path, masks: Path, source: str) -> list[Sample]:
     """Load every image of a folder that has a label image of the same stem in another folder."""
     labels = {path.stem: path for path in masks.iterdir()}
     return [
-        Sample(path.stem, source, normalise(read_image(path)), read_labels(labels[path.stem]))
+        Sample(path.stem, source, normalise(read_grey(path)), read_labels(labels[path.stem]))
         for path in _images(images)
         if path.stem in labels
     ]
 
 
 def _images(folder: Path) -> Iterator[Path]:
-    return (path for path in sorted(folder.iterdir()) if path.suffix.lower() in _IMAGE_SUFFIXES)
+    return (path for path in sorted(folder.iterdir()) if path.suffix.lower() in IMAGE_SUFFIXES)
