@@ -18,9 +18,9 @@ def decode(
     diameter: float,
     *,
     foreground: float = 0.5,
-    core: float = 0.5,
+    core: float = 0.35,
     smallest: float = 0.05,
-    smallest_core: float = 0.005,
+    smallest_core: float = 0.06,
 ) -> NDArray[np.int32]:
     """Decode one field.
 
