@@ -51,8 +51,8 @@ def test_the_assay_is_excellent(judged: AssayResult) -> None:
 
 def test_the_dose_response_rises(judged: AssayResult) -> None:
     responses = {response.feature: response for response in judged.dose_responses}
-    assert responses[RING].monotonicity.spearman > 0.9
-    assert responses[RING].r_squared > 0.9
+    assert responses[RING].monotonicity.spearman > 0.8  # doses beyond saturation come in any order
+    assert responses[RING].r_squared > 0.95
 
 
 def test_controls_do_not_overlap(results: Path, data_folder: Path) -> None:

@@ -198,7 +198,10 @@ def merge_probabilities(
         return out
     # Always eight maps, so that one compiled kernel serves every number of views; the padding is not read.
     padded = tuple(ordered) + (ordered[0],) * (_MAX_VIEWS - len(ordered))
-    _merge_kernel(padded, np.array([_view(name) for name in names], np.bool_), out)
+    chosen = np.array([_view(name) for name in names], np.bool_)
+    slots = np.full((2, 4), -1, np.int64)
+    slots[chosen[:, 0].astype(int), 2 * chosen[:, 1] + chosen[:, 2]] = range(len(names))
+    _merge_kernel(padded, chosen, slots, out)
     return out
 
 
@@ -275,17 +278,45 @@ def _unround_common(rows: Any, columns: Any, n_views: Any, total: Any, first: An
             total[i, j] = exact if differs[i, j] == 0 else total[i, j]
 
 
+@inlined
+def _sum_four(
+    plain: Any, along: Any, across: Any, both: Any, c: Any, y0: Any, x0: Any, rows: Any, columns: Any, total: Any
+) -> Any:
+    """Sum a block of all four flips at once: no flip, along x, along y, both.
+
+    Equal to four times `_add_block` and `_unround_common`; every value is read once and every sum written once.
+    """
+    height, width = plain.shape[1:]
+    right = width - 1 - x0
+    for i in range(rows):
+        y = y0 + i
+        mirrored = height - 1 - y
+        for j in range(columns):
+            left_to_right, right_to_left = np.uint64(x0 + j), np.uint64(right - j)
+            p = plain[c, y, left_to_right]
+            q = along[c, y, right_to_left]
+            r = across[c, mirrored, left_to_right]
+            s = both[c, mirrored, right_to_left]
+            rounded = (
+                ((np.float64(p) + _GRID) - _GRID)
+                + ((np.float64(q) + _GRID) - _GRID)
+                + ((np.float64(r) + _GRID) - _GRID)
+                + ((np.float64(s) + _GRID) - _GRID)
+            )
+            common = (p == q) & (p == r) & (p == s)
+            total[i, j] = 4.0 * np.float64(p) if common else rounded
+
+
 @kernel
-def _merge_kernel(maps: Any, views: Any, out: Any) -> Any:
+def _merge_kernel(maps: Any, views: Any, slots: Any, out: Any) -> Any:
     """Mean of the restored maps, block by block.
 
     Views that transpose are summed in a block of their own, which lies as their maps lie; it is transposed once per
     block instead of once per view. A symmetry of the grid maps these two groups of views onto themselves or onto each
-    other, so it is enough that each group's sum is independent of order, and that two sums are added.
+    other, so it is enough that each group's sum is independent of order, and that two sums are added. `slots[group]`
+    holds the maps of the group's four flips, or -1 for those that are not there.
     """
     channels, height, width = out.shape
-    n_turned = views[:, 0].sum()
-    n_straight = len(views) - n_turned
     total = np.zeros((2, _BLOCK, _BLOCK + _PAD), np.float64)
     first = np.empty((2, _BLOCK, _BLOCK + _PAD), np.float32)
     differs = np.empty((2, _BLOCK, _BLOCK + _PAD), np.int32)
@@ -294,34 +325,47 @@ def _merge_kernel(maps: Any, views: Any, out: Any) -> Any:
             rows = min(_BLOCK, height - y0)
             for x0 in range(0, width, _BLOCK):
                 columns = min(_BLOCK, width - x0)
-                fresh_straight = fresh_turned = True
-                for v in range(len(views)):
-                    one, flip_y, flip_x = maps[v], views[v, 1], views[v, 2]
-                    if views[v, 0]:  # augment is transpose, then flip: un-flipping leaves the transposed image
-                        _add_block(
-                            one, c, flip_y, flip_x, x0, y0, columns, rows, fresh_turned, total[1], first[1], differs[1]
-                        )
-                        fresh_turned = False
+                for group in range(2):
+                    if group == 0:
+                        top, left, tall, wide = y0, x0, rows, columns
                     else:
-                        _add_block(
-                            one,
+                        top, left, tall, wide = x0, y0, columns, rows
+                    four = slots[group]
+                    if four.min() >= 0:
+                        _sum_four(
+                            maps[four[0]],
+                            maps[four[1]],
+                            maps[four[2]],
+                            maps[four[3]],
                             c,
-                            flip_y,
-                            flip_x,
-                            y0,
-                            x0,
-                            rows,
-                            columns,
-                            fresh_straight,
-                            total[0],
-                            first[0],
-                            differs[0],
+                            top,
+                            left,
+                            tall,
+                            wide,
+                            total[group],
                         )
-                        fresh_straight = False
-                if n_straight:
-                    _unround_common(rows, columns, n_straight, total[0], first[0], differs[0])
-                if n_turned:
-                    _unround_common(columns, rows, n_turned, total[1], first[1], differs[1])
+                        continue
+                    count = 0
+                    for v in range(len(views)):
+                        # augment is transpose, then flip: un-flipping leaves the transposed image
+                        if views[v, 0] == group:
+                            _add_block(
+                                maps[v],
+                                c,
+                                views[v, 1],
+                                views[v, 2],
+                                top,
+                                left,
+                                tall,
+                                wide,
+                                count == 0,
+                                total[group],
+                                first[group],
+                                differs[group],
+                            )
+                            count += 1
+                    if count:
+                        _unround_common(tall, wide, count, total[group], first[group], differs[group])
                 _finish_block(total[0], total[1], len(views), out[c, y0 : y0 + rows, x0 : x0 + columns])
 
 
@@ -329,9 +373,15 @@ def _merge_kernel(maps: Any, views: Any, out: Any) -> Any:
 def _finish_block(straight: Any, turned: Any, n_views: Any, out: Any) -> Any:
     """Mean of the straight sums and the transposed turned sums, in small tiles whose columns fit in the L1 cache."""
     rows, columns = out.shape
-    divisor = np.float64(n_views)
+    # Dividing by a power of two is multiplying by its inverse, which is faster; by six it must be a division.
+    exact = n_views & (n_views - 1) == 0
+    inverse, divisor = 1.0 / n_views, np.float64(n_views)
     for i0 in range(0, rows, _TILE):
         for j0 in range(0, columns, _TILE):
             for i in range(i0, min(i0 + _TILE, rows)):
-                for j in range(j0, min(j0 + _TILE, columns)):
-                    out[i, j] = np.float32((straight[i, j] + turned[j, i]) / divisor)
+                if exact:
+                    for j in range(j0, min(j0 + _TILE, columns)):
+                        out[i, j] = np.float32((straight[i, j] + turned[j, i]) * inverse)
+                else:
+                    for j in range(j0, min(j0 + _TILE, columns)):
+                        out[i, j] = np.float32((straight[i, j] + turned[j, i]) / divisor)
