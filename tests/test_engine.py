@@ -204,18 +204,38 @@ def test_a_field_without_the_cytoplasm_channel_does_not_stop_the_others(plate: P
     assert result.fields == 11
 
 
-def test_another_plate_in_the_same_folder_gets_its_own_diameter(plate: Path, tmp_path: Path) -> None:
+def test_another_plate_in_the_same_folder_is_refused_or_starts_afresh(plate: Path, tmp_path: Path) -> None:
     other = tmp_path / "other"
     other.mkdir()
     large = draw_cells(1, (200, 220), radius=22)
     for channel in ("DNA", "GFP"):
         tifffile.imwrite(other / f"C01_s1_{channel}.tif", large[channel])
     first = analyse(plate, tmp_path / "out", settings=Settings())
-    second = analyse(other, tmp_path / "out", settings=Settings())
+    with pytest.raises(OutputError, match="another plate, 'plate'"):
+        analyse(other, tmp_path / "out", settings=Settings())
+    second = analyse(other, tmp_path / "out", settings=Settings(), fresh=True)
     assert first.diameter == pytest.approx(22, rel=0.2)
     assert second.diameter == pytest.approx(44, rel=0.2)
     assert [path.name for path in (tmp_path / "out" / "fields").iterdir()] == ["other_C01_s1_t1.arrows"]
     assert len(list((tmp_path / "out" / "labels" / "Cells").iterdir())) == 1
+
+
+def test_a_run_says_what_it_took_for_granted(plate: Path, tmp_path: Path) -> None:
+    notes = " | ".join(analyse(plate, tmp_path / "out").notes)
+    assert "nuclei are looked for in 'DNA', cells in 'GFP'" in notes
+    assert "2 of 12 fields are flagged" in notes  # the black well
+    assert "constant" in notes
+    (tmp_path / "out" / "assay").mkdir()
+    (tmp_path / "out" / "assay" / "assay.json").write_text("{}")
+    again = " | ".join(analyse(plate, tmp_path / "out", settings=Settings(diameter=22, edge="keep")).notes)
+    assert "settings or model differ" in again
+    assert "assay results of the earlier tables were removed" in again
+    assert not (tmp_path / "out" / "assay").exists()
+    for path in plate.glob("*_GFP.tif"):
+        path.unlink()
+    alone = " | ".join(analyse(plate, tmp_path / "one").notes)
+    assert "even rings" in alone
+    assert json.loads((tmp_path / "one" / "run.json").read_text())["result"]["notes"]
 
 
 def test_a_diameter_that_nothing_showed_is_not_kept(plate: Path, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -12,6 +13,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
+import pandas as pd
 import pyarrow as pa
 
 from cellinfer._version import __version__
@@ -61,6 +63,8 @@ class RunResult:
         What the network ran on, and the nucleus diameter (pixels) that was used.
     diameter_assumed
         True if no nucleus was seen to estimate the diameter from: then it is the model's own.
+    notes
+        What the user should know about how the plate was understood and what was left out.
     seconds
         Wall time of this run.
     overview
@@ -75,6 +79,7 @@ class RunResult:
     device: str
     diameter: float
     diameter_assumed: bool
+    notes: tuple[str, ...]
     seconds: float
     overview: Path = field(repr=False)
 
@@ -163,6 +168,7 @@ def run(
             device=session.device,
             diameter=work.diameter,
             diameter_assumed=work.assumed,
+            notes=(*plate.notes, *work.notes, *_remarks(plate, work.pipeline, profiles, work.flagged)),
             seconds=seconds,
             overview=overview,
         )
@@ -180,7 +186,15 @@ class _Work:
         self.shards = folder / "fields"
         self.journal = Journal(folder / "journal.jsonl")
         self.state = State(total=len(plate.fields))
+        self.notes: list[str] = []
+        self.flagged: list[str] = []
         self._retry_failed = retry_failed
+        earlier = self.journal.header.get("plate", [plate.name])[0]
+        if earlier != plate.name and not fresh:
+            raise OutputError(
+                f"{folder} holds the results of another plate, {earlier!r}: choose another --out for {plate.name!r}, "
+                "or --fresh to replace them."
+            )
         self.diameter, self.assumed = self._settle_diameter(pipeline, fresh)
         self.pipeline = pipeline.resolved(diameter=self.diameter)
         resolved = _configuration(self.pipeline)
@@ -195,6 +209,8 @@ class _Work:
         """
         header = {"configuration": _configuration(pipeline), "plate": [self.plate.name, str(self.plate.root)]}
         known = self.journal.header
+        if not fresh and known and known.get("configuration") != header["configuration"]:
+            self.notes.append("settings or model differ from the last run's: all fields were done again")
         if not fresh and known.get("diameter") and all(known.get(key) == value for key, value in header.items()):
             return float(known["diameter"]), False
         diameter = pipeline.settings.diameter
@@ -212,6 +228,9 @@ class _Work:
         self.report(self.state)
         if todo:  # until the tables are written anew, nothing says that they are complete
             (self.folder / "run.json").unlink(missing_ok=True)
+            if (self.folder / "assay" / "assay.json").is_file():
+                shutil.rmtree(self.folder / "assay", ignore_errors=True)
+                self.notes.append("the assay results of the earlier tables were removed: run `cellinfer assay` again")
         self._do(todo, workers)
         self._tidy()
 
@@ -265,6 +284,8 @@ class _Work:
             if entry.status == "ok":
                 # The number is the field's place among those there are now, not when it was analysed.
                 shard = read_shard(self._shard(entry.field))
+                if flags := shard["Image"]["Image_QC_Flags"][0].as_py():
+                    self.flagged.append(flags)
                 yield {name: _with_number(table, f.number) for name, table in shard.items()}
             else:
                 row = dict(zip(KEY_COLUMNS, (*f.key, f.number), strict=True))
@@ -335,6 +356,27 @@ class _Work:
 
     def _shard(self, name: str) -> Path:
         return self.shards / f"{name}.arrows"
+
+
+def _remarks(plate: Plate, pipeline: Pipeline, profiles: pd.DataFrame, flagged: list[str]) -> list[str]:
+    """Say what was taken for granted."""
+    settings = pipeline.settings
+    remarks = [
+        f"nuclei are looked for in {settings.nuclei!r}" + (f", cells in {settings.cells!r}" if settings.cells else "")
+    ]
+    if settings.cells is None:
+        remarks.append("no channel shows cytoplasm: cells and cytoplasm are even rings around nuclei")
+    elif settings.cells == settings.nuclei:
+        remarks.append("cells are looked for in the nuclear channel")
+    else:
+        remarks[0] += f", cells in {settings.cells!r}"
+    if edge := int(profiles["Image_Count_EdgeNuclei"].sum()):
+        remarks.append(f"{edge:,} cells were left out because their nucleus touches the edge of the field")
+    if flagged:
+        remarks.append(
+            f"{len(flagged)} of {len(plate.fields)} fields are flagged (Image_QC_Flags), such as: {flagged[0]}"
+        )
+    return remarks
 
 
 def _configuration(pipeline: Pipeline) -> str:

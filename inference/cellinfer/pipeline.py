@@ -311,8 +311,8 @@ def _nuclear_channel(channels: tuple[str, ...], cells: str | None) -> str:
     named = [name for name in candidates if _NUCLEAR.search(name)]
     if len(named) != 1:
         raise InputError(
-            f"Which channel shows nuclei? Say --nuclei NAME (or rename with --channel DNA=NAME): "
-            f"the images have {_listed(channels)}."
+            f"Which channel shows nuclei? The images have {_listed(channels)}. Say --nuclei NAME, or rename every "
+            "channel to keep: --channel DNA=NAME --channel GFP=NAME."
         )
     return named[0]
 

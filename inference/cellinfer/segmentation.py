@@ -128,10 +128,10 @@ def check_segmentation_options(diameter: float | None, tta: str, merge: str) -> 
     """
     if diameter is not None and not 0 < diameter < math.inf:
         raise InputError(f"The diameter must be a positive number of pixels; it is {diameter}.")
-    if tta not in VIEWS or merge not in ("instances", "fields"):
-        raise InputError(
-            f"Unknown test-time augmentation {tta!r} / {merge!r}: choose none, flips or d4; instances or fields."
-        )
+    if tta not in VIEWS:
+        raise InputError(f"Unknown test-time augmentation {tta!r}: choose {', '.join(VIEWS)}.")
+    if merge not in ("instances", "fields"):
+        raise InputError(f"Unknown way to merge views {merge!r}: choose instances or fields.")
 
 
 def estimate_diameter(image: NDArray[np.generic], session: Session) -> float | None:

@@ -52,7 +52,7 @@ def announce_compilation() -> None:
 
     def say(kernel: str) -> None:
         if not said:
-            typer.echo("compiling kernels for this machine (first run only, up to a minute) ...", err=True)
+            typer.echo("compiling kernels for this machine and kind of image (once, up to a minute) ...", err=True)
         said.append(kernel)
 
     on_compile(say)

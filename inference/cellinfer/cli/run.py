@@ -118,10 +118,12 @@ def _progress() -> Iterator[Callable[[State], None]]:
         TimeRemainingColumn(),
     )
     started = time.monotonic()
-    with Progress(*columns, console=Console(stderr=True)) as bar:
-        task = bar.add_task("fields", total=None, pace="")
+    bar = Progress(*columns, console=Console(stderr=True))
+    task = bar.add_task("fields", total=None, pace="")
+    try:
 
         def report(state: State) -> None:
+            bar.start()  # not before there is something to report: errors come without a bar
             elapsed = max(time.monotonic() - started, 1e-9)
             new = state.done - state.reused
             pace = f"{new / elapsed:.1f} fields/s, {state.cells / elapsed:.0f} cells/s" if new else ""
@@ -129,6 +131,8 @@ def _progress() -> Iterator[Callable[[State], None]]:
             bar.update(task, total=state.total, completed=state.done, description=state.message or "fields", pace=pace)
 
         yield report
+    finally:
+        bar.stop()
 
 
 def _summarise(result: RunResult) -> None:
@@ -142,10 +146,12 @@ def _summarise(result: RunResult) -> None:
         f"{result.device}; nucleus diameter {result.diameter:.1f} px"
         + (" (assumed: no nucleus was seen to estimate it from)" if result.diameter_assumed else "")
     )
+    for note in result.notes:
+        console.print(f"note: {escape(note)}")
     if result.failed:
         console.print(
-            f"[bold red]{len(result.failed)} fields failed[/] (the others are complete; mend the files and run the "
-            "same command again, with --retry-failed to try all of them):"
+            f"[bold red]{len(result.failed)} field{'s' * (len(result.failed) > 1)} failed[/] (the rest is complete; "
+            "mend the files and run the same command again, with --retry-failed to try all that failed):"
         )
         for name, reason in list(result.failed.items())[:10]:
             console.print(f"  {escape(name)}: {escape(reason)}")

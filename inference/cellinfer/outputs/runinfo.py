@@ -51,6 +51,7 @@ def write_run_info(
             "cells": result.cells,
             "reused": result.reused,
             "failed": dict(result.failed),
+            "notes": list(result.notes),
         },
         "seconds": {"wall": round(result.seconds, 3), "by_stage_summed_over_fields": stages},
         "versions": {"python": platform.python_version(), **package_versions()},
