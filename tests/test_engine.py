@@ -221,8 +221,9 @@ def test_another_plate_in_the_same_folder_is_refused_or_starts_afresh(plate: Pat
 
 
 def test_a_run_says_what_it_took_for_granted(plate: Path, tmp_path: Path) -> None:
-    notes = " | ".join(analyse(plate, tmp_path / "out").notes)
-    assert "nuclei are looked for in 'DNA', cells in 'GFP'" in notes
+    said = analyse(plate, tmp_path / "out").notes
+    assert "nuclei are looked for in 'DNA', cells in 'GFP'" in said
+    notes = " | ".join(said)
     assert "2 of 12 fields are flagged" in notes  # the black well
     assert "constant" in notes
     (tmp_path / "out" / "assay").mkdir()

@@ -361,9 +361,7 @@ class _Work:
 def _remarks(plate: Plate, pipeline: Pipeline, profiles: pd.DataFrame, flagged: list[str]) -> list[str]:
     """Say what was taken for granted."""
     settings = pipeline.settings
-    remarks = [
-        f"nuclei are looked for in {settings.nuclei!r}" + (f", cells in {settings.cells!r}" if settings.cells else "")
-    ]
+    remarks = [f"nuclei are looked for in {settings.nuclei!r}"]
     if settings.cells is None:
         remarks.append("no channel shows cytoplasm: cells and cytoplasm are even rings around nuclei")
     elif settings.cells == settings.nuclei:
