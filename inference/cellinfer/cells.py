@@ -112,11 +112,10 @@ def _levels(smooth: NDArray[np.float32], nuclei: Labels, diameter: float) -> tup
     """Return the threshold of cytoplasm, the level of the background, and that of the brightest cells."""
     away = cv2.distanceTransform((nuclei == 0).astype(np.uint8), cv2.DIST_L2, 3)
     ring = smooth[(away > 0) & (away <= max(1.5, RING * diameter))]
-    background = float(np.percentile(smooth, _BACKGROUND))
-    bright = float(np.percentile(smooth, 99.5))
+    darkest, background, bright = map(float, percentiles(smooth, (0.1, _BACKGROUND, 99.5)))
     if not ring.size:
         return background, background, bright
     # How far the darkest pixels lie below it is the background's noise, whatever lies above.
-    noise = background - float(np.percentile(smooth, 0.1))
-    dim = float(np.percentile(ring, 25))
+    noise = background - darkest
+    dim = float(percentiles(ring, (25.0,))[0])
     return background + max(0.25 * (dim - background), noise), background, bright

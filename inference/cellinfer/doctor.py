@@ -11,6 +11,7 @@ from cellinfer_kernels import cache_folder, cache_is_kept
 
 from cellinfer._version import __version__
 from cellinfer.errors import CellinferError
+from cellinfer.models import verify
 from cellinfer.outputs.runinfo import package_versions
 from cellinfer.sessions import available_cores, describe_engine, open_session
 
@@ -81,8 +82,6 @@ def _kernels() -> Finding:
 
 
 def _models() -> list[Finding]:
-    from cellinfer.models import verify
-
     findings = []
     for name in cellinfer_models.registry():
         try:

@@ -92,7 +92,7 @@ def segment_image(
         raise InputError(f"Segmentation takes one plane (height, width), got an array of shape {image.shape}.")
     check_segmentation_options(diameter, tta, merge)
     card = session.card
-    normalised = normalise(image, session)
+    normalised = normalise(image, card.percentiles, card.clip)
     if diameter is None:
         diameter = estimate_diameter(image, session) or card.diameter
     if not normalised.any():
@@ -153,7 +153,7 @@ def estimate_diameter(image: NDArray[np.generic], session: Session) -> float | N
         None if no object is found at any scale.
     """
     card = session.card
-    normalised = _middle(normalise(image, session))
+    normalised = _middle(normalise(image, card.percentiles, card.clip))
     if not normalised.any():
         return None
     best: tuple[float, float] | None = None
@@ -167,13 +167,36 @@ def estimate_diameter(image: NDArray[np.generic], session: Session) -> float | N
     return None if best is None else best[0]
 
 
-def normalise(image: NDArray[np.generic], session: Session) -> NDArray[np.float32]:
-    """Scale a plane as the model's card asks; a constant plane becomes zeros."""
-    card = session.card
-    low, high = percentiles(image, card.percentiles)
+def normalise(
+    image: NDArray[np.generic], levels: tuple[float, float], clip: tuple[float, float]
+) -> NDArray[np.float32]:
+    """Scale two percentiles of a plane to 0 and 1 and hold what lies beyond in a range.
+
+    Parameters
+    ----------
+    image
+        `(H, W)`, any real dtype; pixels that are not finite become 0.
+    levels
+        The percentiles, see `ModelCard.percentiles`.
+    clip
+        The range, see `ModelCard.clip`.
+
+    Returns
+    -------
+    ndarray
+        `(H, W)` float32; zeros if the plane is constant.
+    """
+    low, high = percentiles(image, levels)
     if not high > low:
         return np.zeros(image.shape, np.float32)
-    return np.clip(rescale(image, low, high), *card.clip)
+    return np.clip(rescale(image, low, high), *clip)
+
+
+def median_diameter(labels: NDArray[np.int32]) -> float:
+    """Median over objects of the diameter (pixels) of the disk of equal area; NaN without objects."""
+    areas = np.bincount(labels.ravel())[1:]
+    areas = areas[areas > 0]
+    return float(np.median(2.0 * np.sqrt(areas / np.pi))) if areas.size else float("nan")
 
 
 def _settle(normalised: NDArray[np.float32], session: Session, scale: float) -> tuple[float, float] | None:
@@ -184,10 +207,10 @@ def _settle(normalised: NDArray[np.float32], session: Session, scale: float) -> 
     for _ in range(4):
         fields = _fields(normalised, session, scale)
         labels = decode(card.decoder, fields, card.diameter / scale, card.decoder_options)
-        areas = np.bincount(labels.ravel())[1:]
-        if not areas.size:
+        found = median_diameter(labels)
+        if math.isnan(found):
             break
-        previous, diameter = diameter, float(np.median(2 * np.sqrt(areas / np.pi)))
+        previous, diameter = diameter, found
         light = float(np.clip(normalised, 0, 1)[labels > 0].sum())
         if previous is not None and abs(np.log(diameter / previous)) < 0.08:
             break

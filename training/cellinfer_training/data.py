@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 from cellinfer.images import read_image, read_labels
 from cellinfer.plate import IMAGE_SUFFIXES
-from cellinfer_kernels.normalise import percentiles, rescale
+from cellinfer.segmentation import median_diameter
+from cellinfer.segmentation import normalise as normalise_plane
 from numpy.typing import NDArray
 
 LOW, HIGH = 1.0, 99.8
@@ -53,17 +54,9 @@ class Sample:
         self.diameter = median_diameter(self.labels)
 
 
-def median_diameter(labels: NDArray[np.int32]) -> float:
-    """Median over objects of the diameter (pixels) of the disk of equal area; NaN without objects."""
-    areas = np.bincount(labels.ravel())[1:]
-    areas = areas[areas > 0]
-    return float(np.median(2.0 * np.sqrt(areas / np.pi))) if areas.size else float("nan")
-
-
 def normalise(image: NDArray[Any]) -> NDArray[np.float32]:
     """Scale percentiles `LOW` and `HIGH` to 0 and 1 and clip to `CLIP`; a constant image becomes zeros."""
-    low, high = percentiles(image, (LOW, HIGH))
-    return np.asarray(np.clip(rescale(image, low, high), *CLIP), dtype=np.float32)
+    return normalise_plane(image, (LOW, HIGH), CLIP)
 
 
 def read_grey(path: Path) -> NDArray[Any]:

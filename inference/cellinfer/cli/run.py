@@ -157,6 +157,6 @@ def _summarise(result: RunResult) -> None:
             console.print(f"  {escape(name)}: {escape(reason)}")
         if len(result.failed) > 10:
             console.print(f"  and {len(result.failed) - 10} more: see Image_Reason in Image.parquet")
-    console.print(f"tables    {escape(str(result.folder))}{'/'}Nuclei.parquet, Cells, Cytoplasm, Image, Well")
+    console.print(f"tables    {escape(str(result.folder / 'Nuclei.parquet'))}, Cells, Cytoplasm, Image, Well")
     console.print(f"labels    {escape(str(result.folder / 'labels'))}")
     console.print(f"overview  {escape(str(result.overview))}")
