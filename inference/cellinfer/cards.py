@@ -42,6 +42,8 @@ class ModelCard:
         Side of the square input tiles, pixels.
     halo
         Pixels at a tile's rim whose output is not used.
+    stride
+        Input pixels per output pixel, a divisor of `multiple`; 1 where the card does not say.
     outputs
         Output fields in order (for example `("foreground", "distance")`).
     decoder
@@ -64,6 +66,7 @@ class ModelCard:
     multiple: int
     tile: int
     halo: int
+    stride: int
     outputs: tuple[str, ...]
     decoder: str
     decoder_options: Mapping[str, float]
@@ -109,6 +112,7 @@ def parse_card(description: Mapping[str, Any], source: str) -> ModelCard:
         multiple=int(inner("multiple")),
         tile=int(inner("tile")),
         halo=int(inner("halo")),
+        stride=int(ours.get("stride", 1)),
         outputs=_channel_names(fields, source),
         decoder=str(inner("decoder", "kind")),
         decoder_options={name: float(value) for name, value in inner("decoder", "options").items()},
@@ -172,6 +176,7 @@ def _check(card: ModelCard, source: str) -> None:
         (card.multiple < 1, f"multiple {card.multiple} is below 1"),
         (card.tile % max(card.multiple, 1) != 0, f"tile {card.tile} is not a multiple of {card.multiple}"),
         (card.halo < 0 or card.tile - 2 * card.halo < card.multiple, f"halo {card.halo} leaves nothing of a tile"),
+        (card.stride < 1 or card.multiple % max(card.stride, 1) != 0, f"stride {card.stride} does not divide multiple"),
         (not card.channels, "no input channel"),
     ]
     for wrong, why in problems:

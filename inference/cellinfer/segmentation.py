@@ -99,13 +99,15 @@ def segment_image(
         return Segmentation(np.zeros(image.shape, np.int32), diameter, 1.0, constant=True, **_no_agreement(tta, merge))
     scale = _scale(diameter, session)
     views = VIEWS[tta]
-    maps = [_fields(augment(normalised, view), session, scale) for view in views]
+    planes = [augment(normalised, view) for view in views]
+    maps = [_fields(plane, session, scale) for plane in planes]
     options = card.decoder_options
     if len(views) == 1 or merge == "fields":
         fields = merge_probabilities(maps, views)
-        return Segmentation(decode(card.decoder, fields, diameter, options), diameter, scale)
+        return Segmentation(decode(card.decoder, fields, diameter, options, image.shape), diameter, scale)
     labelled = [
-        restore(decode(card.decoder, fields, diameter, options), view) for fields, view in zip(maps, views, strict=True)
+        restore(decode(card.decoder, fields, diameter, options, plane.shape), view)
+        for fields, plane, view in zip(maps, planes, views, strict=True)
     ]
     found = merge_instances(np.stack(labelled))
     return Segmentation(
@@ -206,7 +208,7 @@ def _settle(normalised: NDArray[np.float32], session: Session, scale: float) -> 
     light = 0.0
     for _ in range(4):
         fields = _fields(normalised, session, scale)
-        labels = decode(card.decoder, fields, card.diameter / scale, card.decoder_options)
+        labels = decode(card.decoder, fields, card.diameter / scale, card.decoder_options, normalised.shape)
         found = median_diameter(labels)
         if math.isnan(found):
             break

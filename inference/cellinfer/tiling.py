@@ -29,6 +29,11 @@ class Span(NamedTuple):
         """The same pixels, counted from the tile's first."""
         return slice(self.first - self.start, self.stop - self.start)
 
+    @property
+    def outside(self) -> slice:
+        """The same pixels, counted from the field's first."""
+        return slice(self.first, self.stop)
+
 
 def plan(length: int, tile: int, halo: int, multiple: int) -> tuple[int, tuple[Span, ...]]:
     """Lay tiles along an axis.
@@ -67,17 +72,24 @@ def plan(length: int, tile: int, halo: int, multiple: int) -> tuple[int, tuple[S
 
 
 def predict(
-    network: Network, image: NDArray[np.float32], *, tile: int, halo: int, multiple: int, batch: int = 1
+    network: Network,
+    image: NDArray[np.float32],
+    *,
+    tile: int,
+    halo: int,
+    multiple: int,
+    stride: int = 1,
+    batch: int = 1,
 ) -> NDArray[np.float32]:
     """Run a network over a field of any size.
 
     Parameters
     ----------
     network
-        Takes `(N, C, h, w)` float32 and returns `(N, K, h, w)` float32.
+        Takes `(N, C, h, w)` float32 and returns `(N, K, h / stride, w / stride)` float32.
     image
         `(C, H, W)` float32, H and W at least 1.
-    tile, halo, multiple
+    tile, halo, multiple, stride
         From the model card, pixels.
     batch
         Most tiles per call of the network.
@@ -85,7 +97,7 @@ def predict(
     Returns
     -------
     ndarray
-        `(K, H, W)` float32.
+        `(K, ceil(H / stride), ceil(W / stride))` float32.
     """
     height, width = image.shape[1:]
     (tall, rows), (wide, columns) = (plan(length, tile, halo, multiple) for length in (height, width))
@@ -101,8 +113,13 @@ def predict(
         tiles = np.stack([padded[:, y : y + tall, x : x + wide] for y, x in corners])
         for (row, column), fields in zip(chunk, network(tiles), strict=True):
             if result is None:
-                result = np.empty((fields.shape[0], height, width), np.float32)
-            used = fields[:, row.inside, column.inside]
-            result[:, row.first : row.stop, column.first : column.stop] = used
+                result = np.empty((fields.shape[0], -(-height // stride), -(-width // stride)), np.float32)
+            used = fields[:, _coarse(row.inside, stride), _coarse(column.inside, stride)]
+            result[:, _coarse(row.outside, stride), _coarse(column.outside, stride)] = used
     assert result is not None
     return result
+
+
+def _coarse(pixels: slice, stride: int) -> slice:
+    """Return the output pixels of these input pixels, which begin at a multiple of the stride."""
+    return slice(pixels.start // stride, -(-pixels.stop // stride))

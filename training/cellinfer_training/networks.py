@@ -42,27 +42,32 @@ class FieldNet(nn.Module):
         Scalar fields predicted per pixel, as logits.
     width
         Channels at half resolution; doubled at each of the three coarser levels.
+    channels
+        Input channels.
+    stride
+        1 answers at full resolution, 2 at half (one answer for 2 x 2 pixels).
 
     Notes
     -----
-    Input `(N, 1, H, W)` float32 with H and W multiples of 16; output `(N, outputs, H, W)`.
+    Input `(N, channels, H, W)` float32 with H and W multiples of 16; output `(N, outputs, H / stride, W / stride)`.
     """
 
     multiple = 16
 
-    def __init__(self, outputs: int = 2, width: int = 16) -> None:
+    def __init__(self, outputs: int = 2, width: int = 16, channels: int = 1, stride: int = 1) -> None:
         super().__init__()
         self.outputs, self.width = outputs, width
         widths = [width * 2**level for level in range(4)]
         self.fold = nn.PixelUnshuffle(2)
-        self.stem = _convolution(8, width)
+        self.stem = _convolution(8 * channels, width)
         self.encoders = nn.ModuleList(_Residual(w) for w in widths)
         self.downs = nn.ModuleList(nn.Sequential(nn.MaxPool2d(2), _pointwise(a, b)) for a, b in pairwise(widths))
         self.ups = nn.ModuleList(_pointwise(b, a) for a, b in pairwise(widths))
         self.decoders = nn.ModuleList(_Residual(w) for w in widths[:-1])
         self.bottom = _Residual(widths[-1])
-        self.head = nn.Conv2d(width, 4 * outputs, 3, padding=1)
-        self.unfold = nn.PixelShuffle(2)
+        unfold = 2 // stride
+        self.head = nn.Conv2d(width, unfold**2 * outputs, 3, padding=1)
+        self.unfold = nn.PixelShuffle(unfold)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return logits."""

@@ -1,11 +1,12 @@
 """Decoders: network output to labels, one module per kind of output; the model card names the kind.
 
-A decoder is a function `(fields, diameter, **options) -> labels`. To add one, write its module and list it here.
+To add a decoder, write its module and list it here.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -14,12 +15,52 @@ from numpy.typing import NDArray
 from cellinfer.decoders import distance
 from cellinfer.errors import ModelError
 
-Decoder = Callable[..., NDArray[np.int32]]
 
-DECODERS: dict[str, Decoder] = {"distance": distance.decode}
+@dataclass(frozen=True)
+class Decoder:
+    """How one kind of network output becomes labels.
+
+    Attributes
+    ----------
+    decode
+        `decode(fields, diameter, shape, **options)`: fields `(K, h, w)` float32, median object diameter in pixels of
+        the result, shape `(H, W)` of the result; returns `(H, W)` int32 labels. Where `resized` is true, `h, w` are
+        `H, W`; otherwise the decoder places its objects by their coordinates, scaled by `H / h` and `W / w`.
+    scalar
+        Whether every output is a scalar field, which flips and rotations of the image only move. Only then may the
+        outputs of several views be averaged.
+    resized
+        Whether fields are brought to the image's size before decoding.
+    """
+
+    decode: Callable[..., NDArray[np.int32]]
+    scalar: bool
+    resized: bool
 
 
-def decode(kind: str, fields: NDArray[np.float32], diameter: float, options: Mapping[str, Any]) -> NDArray[np.int32]:
+DECODERS: dict[str, Decoder] = {"distance": Decoder(distance.decode, scalar=True, resized=True)}
+
+
+def find_decoder(kind: str) -> Decoder:
+    """Return the decoder that a card names.
+
+    Raises
+    ------
+    ModelError
+        If there is no decoder of that kind.
+    """
+    if kind not in DECODERS:
+        raise ModelError(f"The model's card asks for the decoder {kind!r}; this version has {', '.join(DECODERS)}.")
+    return DECODERS[kind]
+
+
+def decode(
+    kind: str,
+    fields: NDArray[np.float32],
+    diameter: float,
+    options: Mapping[str, Any],
+    shape: tuple[int, int] | None = None,
+) -> NDArray[np.int32]:
     """Turn network output into labels with the decoder that a card names.
 
     Parameters
@@ -27,11 +68,13 @@ def decode(kind: str, fields: NDArray[np.float32], diameter: float, options: Map
     kind
         Name of the decoder.
     fields
-        `(C, H, W)` float32: the network's output for one field.
+        `(K, h, w)` float32: the network's output for one field.
     diameter
-        Median object diameter in pixels of `fields`; sets what is too small to be an object.
+        Median object diameter in pixels of the result; sets what is too small to be an object.
     options
         The decoder's own options, from the card.
+    shape
+        `(H, W)` of the result; None takes that of the fields.
 
     Returns
     -------
@@ -43,9 +86,8 @@ def decode(kind: str, fields: NDArray[np.float32], diameter: float, options: Map
     ModelError
         If there is no decoder of that kind, or it does not take these options.
     """
-    if kind not in DECODERS:
-        raise ModelError(f"The model's card asks for the decoder {kind!r}; this version has {', '.join(DECODERS)}.")
+    decoder = find_decoder(kind)
     try:
-        return DECODERS[kind](fields, diameter, **options)
+        return decoder.decode(fields, diameter, shape or fields.shape[1:], **options)
     except TypeError as error:
         raise ModelError(f"The model's card gives the decoder {kind!r} options it does not take: {error}") from error

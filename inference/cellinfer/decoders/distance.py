@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 def decode(
     fields: NDArray[np.float32],
     diameter: float,
+    shape: tuple[int, int],
     *,
     foreground: float = 0.5,
     core: float = 0.35,
@@ -30,6 +31,8 @@ def decode(
         `(2, H, W)` float32 in 0..1: foreground probability, normalised distance.
     diameter
         Median object diameter, pixels.
+    shape
+        `(H, W)` of the result, which is that of the fields.
     foreground
         Least probability of a foreground pixel.
     core
@@ -43,6 +46,7 @@ def decode(
     ndarray
         `(H, W)` int32; objects are numbered 1..n in raster order of their cores.
     """
+    assert fields.shape[1:] == shape
     probability, distance = fields
     inside = probability > foreground
     disk = np.pi / 4 * diameter**2
