@@ -126,7 +126,7 @@ def test_an_empty_field_has_no_diameter(session: Session) -> None:
 
 
 def test_colour_images_and_unknown_options_are_refused(session: Session) -> None:
-    with pytest.raises(InputError, match="one plane"):
-        segment_image(np.zeros((10, 10, 3), np.uint8), session)
+    with pytest.raises(InputError, match="--channel red, green, blue or mean"):
+        segment_image(np.arange(300, dtype=np.uint8).reshape(10, 10, 3), session)
     with pytest.raises(InputError, match="flips"):
         segment_image(np.zeros((10, 10), np.uint8), session, tta="many")  # type: ignore[arg-type]

@@ -1,0 +1,68 @@
+"""A model at one scale: planes in, output fields or labels of the same size out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from cellinfer.decoders import Decoder, decode, find_decoder
+from cellinfer.sessions import Session
+from cellinfer.tiling import predict
+
+LARGEST_SCALE = 4.0
+"""Farthest that an image is enlarged or reduced."""
+
+
+@dataclass(frozen=True)
+class Network:
+    """A model that looks for objects of one diameter (pixels of the image) in images resized by one factor."""
+
+    session: Session
+    diameter: float
+    scale: float
+
+    @classmethod
+    def for_objects(cls, diameter: float, session: Session) -> Network:
+        """Resize so that objects have the size that the model expects; not at all within its tolerance."""
+        card = session.card
+        factor = card.diameter / diameter
+        if 1 / card.diameter_tolerance <= factor <= card.diameter_tolerance:
+            factor = 1.0
+        return cls(session, diameter, float(np.clip(factor, 1 / LARGEST_SCALE, LARGEST_SCALE)))
+
+    @property
+    def decoder(self) -> Decoder:
+        """The model's decoder."""
+        return find_decoder(self.session.card.decoder)
+
+    def fields(self, pixels: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return the network's output for `(C, H, W)` planes, as its decoder wants it: at the image's size or not."""
+        card = self.session.card
+        resized = self._resized(pixels)
+        fields = predict(
+            self.session.run, resized, tile=card.tile, halo=card.halo, multiple=card.multiple, stride=card.stride
+        )
+        height, width = pixels.shape[1:]
+        if not self.decoder.resized or fields.shape[1:] == (height, width):
+            return fields
+        return np.stack([cv2.resize(field, (width, height), interpolation=cv2.INTER_LINEAR) for field in fields])
+
+    def decode(self, fields: NDArray[np.float32], shape: tuple[int, int]) -> NDArray[np.int32]:
+        """Turn output fields into `(H, W)` labels."""
+        card = self.session.card
+        return decode(card.decoder, fields, self.diameter, card.decoder_options, shape)
+
+    def labels(self, pixels: NDArray[np.float32]) -> NDArray[np.int32]:
+        """Return `(H, W)` labels of `(C, H, W)` planes."""
+        height, width = pixels.shape[1:]
+        return self.decode(self.fields(pixels), (height, width))
+
+    def _resized(self, pixels: NDArray[np.float32]) -> NDArray[np.float32]:
+        if self.scale == 1.0:
+            return pixels
+        height, width = (max(1, round(length * self.scale)) for length in pixels.shape[1:])
+        method = cv2.INTER_AREA if self.scale < 1 else cv2.INTER_LINEAR
+        return np.stack([cv2.resize(plane, (width, height), interpolation=method) for plane in pixels])
