@@ -32,3 +32,53 @@ def distance_loss(logits: Tensor, target: Tensor) -> dict[str, Tensor]:
     near = weight * (0.3 + foreground)
     parts = {"foreground": entropy, "dice": dice.mean(), "distance": 3.0 * (error * near).mean()}
     return {**parts, "loss": torch.stack(list(parts.values())).sum()}
+
+
+STAR_SCALE = 8.0
+"""Pixels of ray per unit of logit, so that logits of a usual nucleus are small numbers."""
+
+
+def activate_star(logits: Tensor) -> Tensor:
+    """Turn logits into what the `star-convex` decoder takes.
+
+    Parameters
+    ----------
+    logits
+        `(N, 1 + rays, h, w)`.
+
+    Returns
+    -------
+    Tensor
+        Same shape: object probability, then distances in input pixels, never negative.
+    """
+    probability, distances = torch.sigmoid(logits[:, :1]), STAR_SCALE * functional.softplus(logits[:, 1:])
+    return torch.cat([probability, distances], dim=1)
+
+
+def star_loss(logits: Tensor, target: Tensor) -> dict[str, Tensor]:
+    """Loss of the fields of the `star-convex` decoder.
+
+    Parameters
+    ----------
+    logits
+        `(N, 1 + rays, h, w)`: object probability, distances before `activate_star`.
+    target
+        `(N, 2 + rays, h, w)`: probability, distances in pixels, weight; from `targets.star_fields`.
+
+    Returns
+    -------
+    dict of str to Tensor
+        Scalars `probability` (weighted binary cross-entropy), `distances` (mean error in pixels, where the weight of
+        a sample is its object probability, times 0.1), `background` (a push of distances towards 0 where there is no
+        object) and their sum `loss`.
+    """
+    probability, weight = target[:, 0], target[:, -1]
+    predicted = activate_star(logits)[:, 1:]
+    near = weight * probability
+    error = (predicted - target[:, 1:-1]).abs().mean(dim=1)
+    parts = {
+        "probability": functional.binary_cross_entropy_with_logits(logits[:, 0], probability, weight=weight),
+        "distances": 0.1 * (error * near).sum() / (near.sum() + 1.0),
+        "background": 1e-3 * (predicted.mean(dim=1) * (probability == 0)).mean(),
+    }
+    return {**parts, "loss": torch.stack(list(parts.values())).sum()}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import cv2
 import numpy as np
+from cellinfer_kernels.starconvex import ray_distances
 from numpy.typing import NDArray
 
 
@@ -25,6 +26,42 @@ def distance_fields(labels: NDArray[np.int32]) -> NDArray[np.float32]:
         distance (0 outside, 1 in the middle); weight (1, raised where two objects nearly touch).
     """
     foreground = labels > 0
+    distance = _edge_distance(labels)
+    normalised = _per_object(distance, labels)
+    return np.stack([foreground, normalised, _crowding(labels)], axis=-1).astype(np.float32)
+
+
+def star_fields(labels: NDArray[np.int32], rays: int = 32, stride: int = 2) -> NDArray[np.float32]:
+    """Return the fields of the `star-convex` decoder, and the weight of each sample in the loss.
+
+    Fields are sampled at every `stride`-th pixel, from the first. Objects without a sample of their own leave no
+    trace; where one id is in two pieces, each piece has its own distances but the larger one the higher probability.
+
+    Parameters
+    ----------
+    labels
+        `(H, W)` int32, 0 is background; gaps between ids are allowed.
+    rays
+        Number of rays.
+    stride
+        Pixels between samples.
+
+    Returns
+    -------
+    ndarray
+        `(ceil(H / stride), ceil(W / stride), 2 + rays)` float32: object probability (distance to the object's edge
+        divided by the largest among the object's samples; the image border is no edge); distances along rays, in
+        pixels of `labels`, in the order of `cellinfer_kernels.starconvex`; weight, as in `distance_fields`.
+    """
+    samples = labels[::stride, ::stride]
+    probability = _per_object(_edge_distance(labels)[::stride, ::stride], samples)
+    weight = _crowding(labels)[::stride, ::stride]
+    return np.dstack([probability, ray_distances(labels, rays, stride), weight]).astype(np.float32)
+
+
+def _edge_distance(labels: NDArray[np.int32]) -> NDArray[np.float64]:
+    """Distance of object pixels to the edge between their object and what is beside it, half a pixel at the edge."""
+    foreground = labels > 0
     edge = np.zeros(labels.shape, bool)
     vertical, horizontal = labels[1:] != labels[:-1], labels[:, 1:] != labels[:, :-1]
     edge[1:] |= vertical
@@ -32,11 +69,14 @@ def distance_fields(labels: NDArray[np.int32]) -> NDArray[np.float32]:
     edge[:, 1:] |= horizontal
     edge[:, :-1] |= horizontal
     inner = (foreground & ~edge).astype(np.uint8)
-    distance = np.where(foreground, cv2.distanceTransform(inner, cv2.DIST_L2, cv2.DIST_MASK_PRECISE) + 0.5, 0.0)
+    return np.where(foreground, cv2.distanceTransform(inner, cv2.DIST_L2, cv2.DIST_MASK_PRECISE) + 0.5, 0.0)
+
+
+def _per_object(values: NDArray[np.float64], labels: NDArray[np.int32]) -> NDArray[np.float64]:
+    """Divide by each object's largest value; 0 outside of objects."""
     peak = np.full(int(labels.max(initial=0)) + 1, 1e-6)
-    np.maximum.at(peak, labels.ravel(), distance.ravel())
-    normalised = np.where(foreground, distance / peak[labels], 0.0)
-    return np.stack([foreground, normalised, _crowding(labels)], axis=-1).astype(np.float32)
+    np.maximum.at(peak, labels.ravel(), values.ravel())
+    return np.where(labels > 0, values / peak[labels], 0.0)
 
 
 def _crowding(labels: NDArray[np.int32], radius: int = 3, weight: float = 4.0) -> NDArray[np.float32]:
