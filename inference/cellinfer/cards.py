@@ -45,7 +45,8 @@ class ModelCard:
     stride
         Input pixels per output pixel, a divisor of `multiple`; 1 where the card does not say.
     outputs
-        Output fields in order (for example `("foreground", "distance")`).
+        Output fields in order (for example `("foreground", "distance")`); of a network with several outputs, their
+        names.
     decoder
         Kind of decoder that turns the output into labels.
     decoder_options
@@ -94,7 +95,7 @@ def parse_card(description: Mapping[str, Any], source: str) -> ModelCard:
         If a field is missing or does not make sense; the message names the field.
     """
     look = _Lookup(description, source)
-    image, fields = look("inputs", 0), look("outputs", 0)
+    image = look("inputs", 0)
     scale = look("inputs", 0, "preprocessing", 0, "kwargs")
     clip = look("inputs", 0, "preprocessing", 1, "kwargs")
     ours = look("config", "cellinfer")
@@ -113,7 +114,7 @@ def parse_card(description: Mapping[str, Any], source: str) -> ModelCard:
         tile=int(inner("tile")),
         halo=int(inner("halo")),
         stride=int(ours.get("stride", 1)),
-        outputs=_channel_names(fields, source),
+        outputs=_output_names(look, source),
         decoder=str(inner("decoder", "kind")),
         decoder_options={name: float(value) for name, value in inner("decoder", "options").items()},
         description_file=description,
@@ -164,6 +165,14 @@ def _channel_names(tensor: Mapping[str, Any], source: str) -> tuple[str, ...]:
         if axis.get("type") == "channel":
             return tuple(str(name) for name in axis["channel_names"])
     raise ModelError(f"The card of the model {source} names no channels for its tensor {tensor.get('id')!r}.")
+
+
+def _output_names(look: _Lookup, source: str) -> tuple[str, ...]:
+    """Return the channels of the one output, or the names of several."""
+    count = len(look("outputs"))
+    if count > 1:
+        return tuple(str(look("outputs", number, "id")) for number in range(count))
+    return _channel_names(look("outputs", 0), source)
 
 
 def _check(card: ModelCard, source: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 Device = Literal["auto", "cpu", "cuda"]
 _log = logging.getLogger(__name__)
+_NUMBERS = {"tensor(float)": np.float32, "tensor(int64)": np.int64}
 _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 
 
@@ -68,11 +70,7 @@ class Session:
         EngineError
             If the network fails on a single tile; on more, halves are tried first.
         """
-        if batch.ndim != 4 or batch.shape[1] != len(self.card.channels):
-            raise ModelError(
-                f"The model {self.card.name!r} takes (N, {len(self.card.channels)}, H, W) with channels "
-                f"{list(self.card.channels)}; it was given an array of shape {batch.shape}."
-            )
+        self._check(batch)
         try:
             (output,) = self._engine.run(None, {self._engine.get_inputs()[0].name: batch})
         except Exception as error:  # onnxruntime raises a dozen unrelated types, for lack of memory too
@@ -82,6 +80,50 @@ class Session:
             half = len(batch) // 2
             return np.concatenate([self.run(batch[:half]), self.run(batch[half:])])
         return np.asarray(output, dtype=np.float32)
+
+    def run_outputs(
+        self, batch: NDArray[np.float32], settings: Mapping[str, float] | None = None
+    ) -> tuple[NDArray[Any], ...]:
+        """Run a network that has several outputs; may be called from several threads at once.
+
+        Parameters
+        ----------
+        batch
+            As in `run`.
+        settings
+            Numbers that the network takes besides the image, by name; its own defaults hold for the rest.
+
+        Returns
+        -------
+        tuple of ndarray
+            The outputs in the order of the card.
+
+        Raises
+        ------
+        ModelError
+            If the batch does not have the shape that the card promises, or the network knows no such setting.
+        EngineError
+            If the network fails.
+        """
+        self._check(batch)
+        known = {tensor.name: tensor.type for tensor in self._engine.get_overridable_initializers()}
+        if unknown := (settings or {}).keys() - known.keys():
+            raise ModelError(
+                f"The network {self.card.name!r} has no setting {', '.join(sorted(unknown))}; it has "
+                f"{', '.join(known) or 'none'}."
+            )
+        feeds = {name: np.array([value], _NUMBERS[known[name]]) for name, value in (settings or {}).items()}
+        try:
+            return tuple(self._engine.run(self.card.outputs, {self._engine.get_inputs()[0].name: batch, **feeds}))
+        except Exception as error:  # onnxruntime raises a dozen unrelated types
+            raise EngineError(f"The network {self.card.name!r} failed on {self.device}: {error}") from error
+
+    def _check(self, batch: NDArray[np.float32]) -> None:
+        if batch.ndim != 4 or batch.shape[1] != len(self.card.channels):
+            raise ModelError(
+                f"The model {self.card.name!r} takes (N, {len(self.card.channels)}, H, W) with channels "
+                f"{list(self.card.channels)}; it was given an array of shape {batch.shape}."
+            )
 
 
 def open_session(model: str | Path = "nuclei", device: Device = "auto", threads: int = 0) -> Session:
@@ -199,7 +241,13 @@ def _try_provider(engine: Any, content: bytes, source: str, name: str, threads: 
 def _check_shapes(engine: Any, card: ModelCard, source: str) -> None:
     """Refuse a network whose tensors contradict its card."""
     inputs, outputs = engine.get_inputs(), engine.get_outputs()
-    for kind, tensors, names in (("input", inputs, card.channels), ("output", outputs, card.outputs)):
+    dense = [("input", inputs, card.channels)]
+    if len(outputs) == 1:
+        dense.append(("output", outputs, card.outputs))
+    elif sorted(tensor.name for tensor in outputs) != sorted(card.outputs):
+        names = [tensor.name for tensor in outputs]
+        raise ModelError(f"The model {source} has outputs {names}, but its card names {list(card.outputs)}.")
+    for kind, tensors, names in dense:
         if len(tensors) != 1 or len(tensors[0].shape) != 4:
             raise ModelError(f"The model {source} must have one {kind} of shape (N, C, H, W).")
         channels = tensors[0].shape[1]

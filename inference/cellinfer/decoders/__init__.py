@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cellinfer.decoders import distance
+from cellinfer.decoders import distance, mask_rcnn
 from cellinfer.errors import ModelError
 
 
@@ -25,20 +25,29 @@ class Decoder:
     decode
         `decode(fields, diameter, shape, **options)`: fields `(K, h, w)` float32, median object diameter in pixels of
         the result, shape `(H, W)` of the result; returns `(H, W)` int32 labels. Where `resized` is true, `h, w` are
-        `H, W`; otherwise the decoder places its objects by their coordinates, scaled by `H / h` and `W / w`.
+        `H, W`; otherwise the decoder places its objects by their coordinates, scaled by `H / h` and `W / w`. None for
+        a decoder that finds its objects itself.
     scalar
         Whether every output is a scalar field, which flips and rotations of the image only move. Only then may the
         outputs of several views be averaged.
     resized
         Whether fields are brought to the image's size before decoding.
+    find
+        For networks that give objects, not fields, and are run by the decoder itself:
+        `find(session, planes, diameter, shape, options)` with planes `(C, h, w)` float32, normalised and rescaled;
+        returns `(H, W)` int32 labels. None for all others.
     """
 
-    decode: Callable[..., NDArray[np.int32]]
+    decode: Callable[..., NDArray[np.int32]] | None
     scalar: bool
     resized: bool
+    find: Callable[..., NDArray[np.int32]] | None = None
 
 
-DECODERS: dict[str, Decoder] = {"distance": Decoder(distance.decode, scalar=True, resized=True)}
+DECODERS: dict[str, Decoder] = {
+    "distance": Decoder(distance.decode, scalar=True, resized=True),
+    "mask-rcnn": Decoder(None, scalar=False, resized=False, find=mask_rcnn.find_objects),
+}
 
 
 def find_decoder(kind: str) -> Decoder:
@@ -87,6 +96,8 @@ def decode(
         If there is no decoder of that kind, or it does not take these options.
     """
     decoder = find_decoder(kind)
+    if decoder.decode is None:
+        raise ModelError(f"The decoder {kind!r} takes no fields: it runs its network itself (see `Decoder.find`).")
     try:
         return decoder.decode(fields, diameter, shape or fields.shape[1:], **options)
     except TypeError as error:
