@@ -10,12 +10,41 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal, get_args
 
-from cellinfer.errors import ModelError
+from cellinfer.errors import InputError, ModelError
+from cellinfer.microscopy import ASPECTS, find_word
 
 METADATA_KEY = "cellinfer"
-_MISSING = object()
+Fit = Literal["good", "partly", "poor"]
+
+
+@dataclass(frozen=True)
+class Suitability:
+    """How well a model suits one kind of image, and why."""
+
+    fit: Fit
+    why: str
+
+
+@dataclass(frozen=True)
+class Suited:
+    """What a model is for, in its author's words.
+
+    Attributes
+    ----------
+    role
+        A few words that tell it from its siblings, such as "fast default".
+    answers
+        Aspect -> word -> suitability; aspects and words are those of `cellinfer.microscopy`.
+    """
+
+    role: str = ""
+    answers: Mapping[str, Mapping[str, Suitability]] = field(default_factory=dict)
+
+    def of(self, aspect: str, word: str) -> Suitability | None:
+        """Return what the card says of one kind of image; None where it does not say."""
+        return self.answers.get(aspect, {}).get(word)
 
 
 @dataclass(frozen=True)
@@ -51,6 +80,8 @@ class ModelCard:
         Kind of decoder that turns the output into labels.
     decoder_options
         Keyword arguments of that decoder.
+    suited
+        For which images the model is meant; says nothing where the card does not.
     description_file
         The whole description, as it stands in the file.
     """
@@ -71,6 +102,7 @@ class ModelCard:
     outputs: tuple[str, ...]
     decoder: str
     decoder_options: Mapping[str, float]
+    suited: Suited = field(repr=False)
     description_file: Mapping[str, Any] = field(repr=False)
 
     @property
@@ -117,6 +149,7 @@ def parse_card(description: Mapping[str, Any], source: str) -> ModelCard:
         outputs=_output_names(look, source),
         decoder=str(inner("decoder", "kind")),
         decoder_options={name: float(value) for name, value in inner("decoder", "options").items()},
+        suited=_parse_suited(ours.get("suited", {}), source),
         description_file=description,
     )
     _check(card, source)
@@ -141,6 +174,31 @@ def card_from_metadata(metadata: Mapping[str, str], source: str) -> ModelCard:
     except ValueError as error:
         raise ModelError(f"The card inside the model {source} is not valid JSON ({error}).") from error
     return parse_card(description, source)
+
+
+def _parse_suited(stated: Mapping[str, Any], source: str) -> Suited:
+    """Read the optional field `suited`; a word that nobody would find is refused."""
+    where = f"The card of the model {source} makes no sense: config.cellinfer.suited"
+    try:
+        unknown = sorted(stated.keys() - {*ASPECTS, "role"})
+        answers = {
+            aspect: {find_word(aspect, word): _parse_suitability(answer) for word, answer in stated[aspect].items()}
+            for aspect in ASPECTS
+            if aspect in stated
+        }
+    except InputError as error:
+        raise ModelError(f"{where}: {error}") from error
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise ModelError(f"{where} must give every word a fit ({', '.join(get_args(Fit))}) and a why.") from error
+    if unknown:
+        raise ModelError(f"{where} has {', '.join(unknown)}; known are role, {', '.join(ASPECTS)}.")
+    return Suited(str(stated.get("role", "")), answers)
+
+
+def _parse_suitability(answer: Mapping[str, Any]) -> Suitability:
+    if answer["fit"] not in get_args(Fit):
+        raise ValueError(answer["fit"])
+    return Suitability(answer["fit"], str(answer["why"]))
 
 
 class _Lookup:

@@ -1,4 +1,7 @@
-"""The bundled models: list them, show a card, prove that a model still gives what it gave when it was made."""
+"""The bundled models: list them, show a card, prove that a model still gives what it gave when it was made.
+
+`recommend` and `rank`, which say what model to take, live in `cellinfer.recommend`.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,20 @@ import cellinfer_models
 from cellinfer.cards import ModelCard
 from cellinfer.errors import ModelError
 from cellinfer.golden import FOREGROUND_TOLERANCE, golden_image, golden_labels
+from cellinfer.recommend import Recommendation, Trial, draw_trials, rank, recommend
 from cellinfer.sessions import open_session
+
+__all__ = [
+    "Listed",
+    "Recommendation",
+    "Trial",
+    "bundled",
+    "card",
+    "draw_trials",
+    "rank",
+    "recommend",
+    "verify",
+]
 
 
 @dataclass(frozen=True)

@@ -1,10 +1,17 @@
-"""`cellinfer models`: list, show and verify."""
+"""`cellinfer models`: list, show, verify and recommend."""
 
 from __future__ import annotations
 
-from typing import Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from cellinfer.cli._shared import DeviceOption
+from cellinfer.microscopy import CHALLENGES, DIMENSIONS, MODALITIES, OBJECTS, SAMPLES
+
+if TYPE_CHECKING:
+    from cellinfer.models import Recommendation
 
 app = typer.Typer(help="The models that come with cellinfer.", no_args_is_help=True)
 
@@ -63,3 +70,89 @@ def verify(
 
     for name in [model] if model else list(cellinfer_models.registry()):
         typer.echo(f"{name}: {check(name)}")
+
+
+@app.command()
+def recommend(
+    modality: Annotated[str | None, typer.Option(help=f"{', '.join(MODALITIES)}.", show_default=False)] = None,
+    dim: Annotated[str, typer.Option(help=f"{', '.join(DIMENSIONS)}.")] = "2d",
+    challenge: Annotated[
+        list[str] | None,
+        typer.Option(help=f"What makes the images hard, may be repeated: {', '.join(CHALLENGES)}.", show_default=False),
+    ] = None,
+    object_: Annotated[str, typer.Option("--object", help=f"What to find: {', '.join(OBJECTS)}.")] = "nuclei",
+    sample: Annotated[str | None, typer.Option(help=f"{' or '.join(SAMPLES)}.", show_default=False)] = None,
+    image: Annotated[
+        Path | None, typer.Option(help="A sample on which the candidates are tried.", show_default=False)
+    ] = None,
+    model: Annotated[
+        list[str] | None,
+        typer.Option(help="An .onnx file to consider as well, may be repeated.", show_default=False),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Draw what each model found, as PNG.", show_default=False)
+    ] = None,
+    device: DeviceOption = "auto",
+    json_: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
+) -> None:
+    """Say which model to take, why, and why not the others; with an image, try them on it."""
+    import json
+
+    from cellinfer.cli._shared import announce_compilation
+    from cellinfer.errors import InputError
+    from cellinfer.models import draw_trials
+    from cellinfer.models import recommend as ask
+
+    if out is not None and image is None:
+        raise InputError("--out draws what the models found in a sample: give one with --image.")
+    announce_compilation()
+    answer = ask(
+        modality=modality,
+        dimension=dim,
+        challenges=challenge or (),
+        object=object_,
+        sample=sample,
+        image=image,
+        models=model or (),
+        device=device,  # type: ignore[arg-type]
+    )
+    if json_:
+        typer.echo(json.dumps(answer.to_dict(), indent=2, ensure_ascii=False))
+    else:
+        _print(answer)
+    if out is not None and image is not None:
+        typer.echo(f"picture: {draw_trials(image, answer.trials, out)}", err=json_)
+
+
+def _print(answer: Recommendation) -> None:
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    console = Console(highlight=False)
+    if answer.path:
+        console.print(escape(" > ".join(answer.path)), style="dim")
+    console.print(f"[bold]{escape(answer.model)}[/]" if answer.model else "[bold]No model fits.[/]")
+    for reason in answer.why:
+        console.print(f"  {escape(reason)}")
+    if answer.trials:
+        table = Table("model", "agreement", "objects", "diameter", "seconds", box=None, title="tried on the sample")
+        for trial in answer.trials:
+            if trial.refused is not None:
+                table.add_row(escape(trial.model), escape(trial.refused))
+                continue
+            table.add_row(
+                escape(trial.model),
+                "nothing found" if trial.agreement is None else f"{trial.agreement:.3f}",
+                str(trial.objects),
+                f"{trial.diameter:.0f} px",
+                f"{trial.seconds:.1f}",
+            )
+        console.print(table)
+        console.print("agreement of eight views of the sample's middle: how sure, not how right", style="dim")
+    if answer.why_not:
+        console.print("not the others:")
+    for name, reason in answer.why_not.items():
+        console.print(f"  {escape(name)}: {escape(reason)}")
+    for line in answer.advice:
+        console.print(f"[yellow]{escape(line)}[/]")
