@@ -98,5 +98,5 @@ def test_the_source_distribution_holds_everything(dist: Path) -> None:
 
     with tarfile.open(next(dist.glob("*.tar.gz"))) as archive:
         names = archive.getnames()
-    for part in ("training/cellinfer_training/nuclei.py", "tests/conftest.py", "Makefile", "LICENSE"):
+    for part in ("training/cellinfer_training/recipes.py", "tests/conftest.py", "Makefile", "LICENSE"):
         assert any(name.endswith(part) for name in names)

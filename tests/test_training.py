@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import csv
 from pathlib import Path
 
@@ -11,17 +12,20 @@ import pytest
 torch = pytest.importorskip("torch", reason="needs the [train] extra")
 
 from cellinfer.errors import ModelError  # noqa: E402
+from cellinfer.segmentation import segment_image  # noqa: E402
 from cellinfer.sessions import open_session  # noqa: E402
 from cellinfer_training.assess import assess, summarise  # noqa: E402
 from cellinfer_training.augment import Augmentation, CropSampler  # noqa: E402
+from cellinfer_training.cards import describe  # noqa: E402
 from cellinfer_training.data import CLIP, Sample, load_pairs, normalise  # noqa: E402
 from cellinfer_training.export import TOLERANCE, export_model  # noqa: E402
 from cellinfer_training.loop import Schedule, Trainer  # noqa: E402
 from cellinfer_training.losses import distance_loss  # noqa: E402
-from cellinfer_training.networks import FieldNet  # noqa: E402
-from cellinfer_training.nuclei import RECIPE, describe  # noqa: E402
+from cellinfer_training.networks import FieldNet, UNet, load_weights  # noqa: E402
+from cellinfer_training.recipes import RECIPES  # noqa: E402
 from cellinfer_training.splits import assign_families, split_by_group  # noqa: E402
 from cellinfer_training.targets import distance_fields  # noqa: E402
+from cellinfer_training.tasks import TASKS  # noqa: E402
 
 from tests.conftest import draw_cells  # noqa: E402
 
@@ -86,8 +90,8 @@ def test_copies_of_an_image_are_one_family_and_families_stay_together() -> None:
         Sample(f"copy of {s.name}", s.source, s.image + np.float32(0.01) * (s.image > 0.5), s.labels) for s in samples
     ]
     assign_families(samples + noisy, distance=0.0)
-    for one, copy in zip(samples, noisy, strict=True):
-        assert one.group == copy.group
+    for one, twin in zip(samples, noisy, strict=True):
+        assert one.group == twin.group
     train, held = split_by_group(samples + noisy, 0.3, seed=0)
     assert held
     assert {s.group for s in train}.isdisjoint({s.group for s in held})
@@ -132,7 +136,7 @@ def test_training_lowers_the_loss_and_continues_where_it_stopped(tmp_path: Path)
 def test_an_exported_network_is_the_same_in_onnxruntime(tmp_path: Path) -> None:
     torch.manual_seed(0)
     path = tmp_path / "small.onnx"
-    difference = export_model(FieldNet(width=8).eval(), describe({"note": "untrained"}), path)
+    difference = export_model(FieldNet(width=8).eval(), describe(RECIPES["nuclei"], {"note": "untrained"}), path)
     assert difference <= TOLERANCE
     session = open_session(path, "cpu", 1)
     assert session.card.outputs == ("foreground", "distance")
@@ -144,7 +148,7 @@ def test_an_exported_network_is_the_same_in_onnxruntime(tmp_path: Path) -> None:
 
 
 def test_an_export_with_a_bad_card_leaves_nothing(tmp_path: Path) -> None:
-    card = describe({})
+    card = describe(RECIPES["nuclei"], {})
     del card["license"]
     with pytest.raises(ModelError, match="license"):
         export_model(FieldNet(width=8), card, tmp_path / "x.onnx")
@@ -161,5 +165,70 @@ def test_scores_are_those_of_the_deployed_pipeline() -> None:
 def test_the_shipped_card_names_its_recipe() -> None:
     card = open_session("nuclei", "cpu", 1).card
     ours = card.description_file["config"]["cellinfer"]
-    assert ours["recipe"]["seed"] == RECIPE.seed
+    assert ours["recipe"]["seed"] == RECIPES["nuclei"].seed
     assert ours["evaluation"]["validation"]["all"]["images"] > 50
+
+
+def coloured(seed: int) -> Sample:
+    grey = draw_cells(seed, (150, 170))
+    pixels = 1 - np.clip(normalise(grey["DNA"])[..., None] * np.array([0.6, 0.8, 0.4]), 0, 1)
+    return Sample(f"c{seed}", "drawn", normalise(pixels), grey["truth"].astype(np.int32))
+
+
+def test_colour_crops_keep_three_channels() -> None:
+    images, targets = CropSampler([coloured(0), coloured(1)], SMALL, 3).batch(4)
+    assert images.shape == (4, 3, 96, 96)
+    assert targets.shape == (4, 3, 96, 96)
+    assert not np.array_equal(images[:, 0], images[:, 1])
+
+
+def test_targets_that_are_no_scalars_are_computed_from_each_crop() -> None:
+    task = TASKS["star-convex"]
+    mosaic = Augmentation(crop=96, diameter=22.0, mosaic=1.0)
+    images, targets = CropSampler([sample(0), sample(1)], mosaic, 3, task.targets, task.scalar).batch(4)
+    assert images.shape == (4, 1, 96, 96)
+    assert targets.shape == (4, 34, 48, 48)
+    inside = targets[:, 0] > 0.8
+    assert 5 < targets[:, 1:33].mean(axis=1)[inside].mean() < 16  # rays of cells that are 22 pixels wide
+
+
+@pytest.mark.parametrize("name", list(RECIPES))
+@pytest.mark.filterwarnings("ignore")
+def test_every_recipe_makes_a_model_that_the_pipeline_runs(name: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    recipe = RECIPES[name]
+    task = recipe.make_task()
+    path = tmp_path / f"{name}.onnx"
+    assert export_model(recipe.make_network().eval(), describe(recipe, {}), path, task.activate) <= TOLERANCE
+    assert path.stat().st_size < 16e6
+    image = coloured(0).image if recipe.colour else sample(0).image
+    found = segment_image(image, open_session(path, "cpu", 1), diameter=22.0)
+    assert found.labels.shape == image.shape[:2]
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("network", [FieldNet(width=8), UNet(outputs=2, width=4)])
+def test_an_exported_network_can_be_trained_on(network: torch.nn.Module, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    for module in network.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            torch.nn.init.normal_(module.running_mean)
+            torch.nn.init.uniform_(module.running_var, 0.5, 2)
+            torch.nn.init.uniform_(module.weight, 0.5, 2)
+            torch.nn.init.normal_(module.bias)
+    path = tmp_path / "before.onnx"
+    export_model(network.eval(), describe(RECIPES["nuclei"], {}), path)
+    other = copy.deepcopy(network)
+    for parameter in other.parameters():
+        torch.nn.init.normal_(parameter)
+    assert load_weights(other, path) == []
+    image = torch.rand(1, 1, 64, 64)
+    with torch.no_grad():
+        torch.testing.assert_close(other.eval()(image), network(image), rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_weights_of_a_grey_model_start_a_colour_one_but_for_the_first_layer(tmp_path: Path) -> None:
+    path = tmp_path / "grey.onnx"
+    export_model(FieldNet(width=8).eval(), describe(RECIPES["nuclei"], {}), path)
+    assert load_weights(FieldNet(width=8, channels=3), path) == ["stem.0.weight"]

@@ -1,42 +1,99 @@
-"""`python -m cellinfer_training RECIPE`: train, score and export a model."""
+"""`python -m cellinfer_training`: train, fine-tune and export models."""
 
 from __future__ import annotations
 
-from dataclasses import replace
+import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
+from cellinfer.errors import CellinferError
 
 app = typer.Typer(
     name="cellinfer_training", help="Train the models that cellinfer runs.", no_args_is_help=True, add_completion=False
 )
 
-
-@app.callback()
-def _recipes() -> None:
-    """Train the models that cellinfer runs."""
+Images = Annotated[
+    Path,
+    typer.Argument(
+        help="Folder with images/ and masks/ of equal names, or masks named <image>_masks beside the images.",
+        show_default=False,
+    ),
+]
+Out = Annotated[Path, typer.Option("--out", "-o", help="Folder for checkpoints, report and model; continued if there.")]
+Steps = Annotated[int | None, typer.Option(help="Optimiser steps in all.", min=1, show_default="the recipe's")]
+Device = Annotated[str, typer.Option(help="cpu or cuda.")]
+Name = Annotated[str | None, typer.Option(help="Name of the model.", show_default="from the folder")]
 
 
 @app.command()
-def nuclei(
-    data: Annotated[Path, typer.Argument(help="Folder that holds dsb2018/ and bbbc039/.", show_default=False)],
-    out: Annotated[
-        Path, typer.Option("--out", "-o", help="Folder for checkpoints, report and model; continued if there.")
+def train(
+    images: Images,
+    out: Out,
+    like: Annotated[str, typer.Option(help="Recipe whose network and schedule are used.")] = "nuclei",
+    name: Name = None,
+    steps: Steps = None,
+    device: Device = "cpu",
+) -> None:
+    """Train a model on your own images and label masks."""
+    from cellinfer_training.own import train_own
+
+    _done(train_own(images, out, like, name, steps, device))
+
+
+@app.command("fine-tune")
+def fine_tune(
+    model: Annotated[
+        str, typer.Argument(help="Name of a bundled model, or an ONNX file made here.", show_default=False)
     ],
-    steps: Annotated[int, typer.Option(help="Optimiser steps in all.", min=1)] = 14_000,
-    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    images: Images,
+    out: Out,
+    name: Name = None,
+    steps: Steps = None,
+    device: Device = "cpu",
+) -> None:
+    """Train a finished model on, on ten or so images of your own, and say whether it helped."""
+    from cellinfer_training.own import fine_tune
+
+    _done(fine_tune(model, images, out, name, steps, device))
+
+
+@app.command()
+def recipe(
+    name: Annotated[str, typer.Argument(help="nuclei, nuclei-accurate, nuclei-tissue, unet or stardist.")],
+    data: Annotated[Path, typer.Argument(help="Folder that holds dsb2018/ and bbbc039/.", show_default=False)],
+    out: Out,
+    steps: Steps = None,
+    device: Device = "cpu",
     release: Annotated[bool, typer.Option(help="Also put the model into cellinfer_models and its registry.")] = False,
 ) -> None:
-    """Train the `nuclei` model, score it on held-out families of images, export it to ONNX."""
-    from cellinfer_training import nuclei as recipe
+    """Train a bundled model anew from public images, score it on held-out families, export it."""
+    from cellinfer_training import train as run
+    from cellinfer_training.recipes import RECIPES, load, shortened, split
 
-    settings = replace(recipe.RECIPE, schedule=replace(recipe.RECIPE.schedule, steps=steps))
-    recipe.train(data, out, settings, device)
-    path = recipe.finish(data, out, settings)
-    typer.echo(f"model   {path}\nreport  {out / 'report.png'}, {out / 'scores.csv'}, {out / 'log.csv'}")
+    if name not in RECIPES:
+        raise typer.BadParameter(f"there is no recipe {name!r}: choose {', '.join(RECIPES)}")
+    made = shortened(RECIPES[name], steps)
+    training, held = split(load(data, made), made)
+    run.train(made, training, held, out, device)
+    path = run.finish(made, held, out)
+    _done(path)
     if release:
-        typer.echo(f"released as {recipe.release(path)}")
+        typer.echo(f"released as {run.release(path, made.summary)}")
 
 
-app()
+def _done(path: Path) -> None:
+    typer.echo(f"model   {path}\nreport  {path.parent / 'report.md'}, report.png, scores.csv, log.csv")
+
+
+def main() -> None:
+    """Run the command line; expected errors are one line."""
+    try:
+        app()
+    except CellinferError as error:
+        typer.echo(f"error: {error}", err=True)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

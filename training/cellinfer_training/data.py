@@ -13,11 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from cellinfer.errors import InputError
 from cellinfer.images import read_image, read_labels
 from cellinfer.plate import IMAGE_SUFFIXES
 from cellinfer.segmentation import median_diameter
 from cellinfer.segmentation import normalise as normalise_plane
+from cellinfer_kernels.components import fill_holes, relabel
 from numpy.typing import NDArray
+from skimage.measure import label
 
 LOW, HIGH = 1.0, 99.8
 """Percentiles of a field that become 0 and 1."""
@@ -36,7 +39,7 @@ class Sample:
     source
         Data set it comes from.
     image
-        `(H, W)` float32, normalised.
+        `(H, W)` or, coloured, `(H, W, 3)` float32, normalised.
     labels
         `(H, W)` int32, 0 is background.
     group
@@ -59,35 +62,143 @@ def normalise(image: NDArray[Any]) -> NDArray[np.float32]:
     return normalise_plane(image, (LOW, HIGH), CLIP)
 
 
-def read_grey(path: Path) -> NDArray[Any]:
-    """Read an image as one channel; unequal colour channels are averaged."""
+def read_pixels(path: Path, colour: bool = False) -> NDArray[Any]:
+    """Read an image as `(H, W)`, colour channels averaged, or as `(H, W, 3)`, grey repeated; alpha is dropped."""
     pixels = read_image(path)
-    return pixels if pixels.ndim == 2 else np.asarray(pixels.mean(axis=-1))
+    if pixels.ndim == 3:
+        pixels = pixels[..., :3]
+        return pixels if colour else np.asarray(pixels.mean(axis=-1))
+    return np.repeat(pixels[..., None], 3, axis=-1) if colour else pixels
 
 
-def load_dsb2018(folder: Path, modality: str = "fluorescence") -> list[Sample]:
+def load_dsb2018(folder: Path, modality: str = "fluorescence", colour: bool = False) -> list[Sample]:
     """Load one modality of the Data Science Bowl 2018 stage 1 images (`images/`, `masks/`, `index.csv`)."""
     with (folder / "index.csv").open(newline="") as table:
         rows = [row for row in csv.DictReader(table) if row["modality"] == modality]
     return [
         Sample(
             row["image_id"],
-            "dsb2018",
-            normalise(read_grey(folder / "images" / f"{row['image_id']}.png")),
+            "dsb2018" if modality == "fluorescence" else f"dsb2018-{modality}",
+            normalise(read_pixels(folder / "images" / f"{row['image_id']}.png", colour)),
             read_labels(folder / "masks" / f"{row['image_id']}.png"),
         )
         for row in rows
     ]
 
 
-def load_pairs(images: Path, masks: Path, source: str) -> list[Sample]:
+def load_pairs(images: Path, masks: Path, source: str, colour: bool = False) -> list[Sample]:
     """Load every image of a folder that has a label image of the same stem in another folder."""
     labels = {path.stem: path for path in masks.iterdir()}
     return [
-        Sample(path.stem, source, normalise(read_grey(path)), read_labels(labels[path.stem]))
+        Sample(path.stem, source, normalise(read_pixels(path, colour)), read_labels(labels[path.stem]))
         for path in _images(images)
         if path.stem in labels
     ]
+
+
+def load_folder(folder: Path, colour: bool = False) -> tuple[list[Sample], list[str]]:
+    """Load a user's images with their label masks.
+
+    Two layouts are understood: `images/` beside `masks/` (or `labels/`) with equal file stems, or masks beside their
+    images, named `<image>_masks` or `<image>_mask` (Cellpose), `<image>_labels` or `<image>_label`.
+
+    Parameters
+    ----------
+    folder
+        Where the images are.
+    colour
+        Whether the model takes colour.
+
+    Returns
+    -------
+    samples : list of Sample
+        Label masks tidied, see `tidy`. An image whose mask is empty is a sample without objects.
+    notes : list of str
+        What was found and mended, and images left out for want of a mask; to be shown.
+
+    Raises
+    ------
+    InputError
+        If there is no pair, sizes disagree, or not one mask holds an object.
+    """
+    pairs, notes = _pairs(folder)
+    samples = []
+    for image, mask in pairs:
+        pixels, labels = read_pixels(image, colour), read_labels(mask)
+        if pixels.shape[:2] != labels.shape:
+            raise InputError(
+                f"{image} is {pixels.shape[1]} x {pixels.shape[0]} pixels, but its mask {mask} is "
+                f"{labels.shape[1]} x {labels.shape[0]}: save the mask at the image's size."
+            )
+        labels, mended = tidy(labels)
+        notes += [f"{mask.name}: {note}" for note in mended]
+        samples.append(Sample(image.stem, folder.name, normalise(pixels), labels))
+    empty = [s.name for s in samples if not s.labels.any()]
+    if len(empty) == len(samples):
+        raise InputError(f"Not one of the {len(samples)} masks in {folder} holds an object: nothing can be learnt.")
+    if empty:
+        notes.append(f"{len(empty)} images without objects, used as background: {', '.join(empty[:5])}")
+    return samples, notes
+
+
+def tidy(labels: NDArray[np.int32]) -> tuple[NDArray[np.int32], list[str]]:
+    """Mend a label image: one number per connected object, no holes, numbers 1..n.
+
+    Parameters
+    ----------
+    labels
+        `(H, W)` int32; an object may have holes, several may share a number, numbers may have gaps.
+
+    Returns
+    -------
+    labels : ndarray
+        `(H, W)` int32.
+    notes : list of str
+        What was changed.
+    """
+    apart = separate(labels)
+    notes = []
+    extra = int(apart.max(initial=0)) - len(np.unique(labels[labels > 0]))
+    if extra:
+        notes.append(f"{extra} objects shared another's number and were given their own")
+    whole = fill_holes(apart)
+    filled = int((whole > 0).sum() - (apart > 0).sum())
+    if filled:
+        notes.append(f"{filled} pixels of holes were filled")
+    return relabel(whole), notes
+
+
+def separate(labels: NDArray[np.int32]) -> NDArray[np.int32]:
+    """Give each connected piece (corners connect) of each number its own number, 1..n."""
+    return np.asarray(label(labels, background=0, connectivity=2), dtype=np.int32)
+
+
+def _pairs(folder: Path) -> tuple[list[tuple[Path, Path]], list[str]]:
+    """Return images with their masks, and what was left out."""
+    if not folder.is_dir():
+        raise InputError(f"There is no folder {folder}: give the folder that holds images and label masks.")
+    images = list(_images(folder / "images" if (folder / "images").is_dir() else folder))
+    beside = [folder / name for name in ("masks", "labels") if (folder / name).is_dir()]
+    if beside:
+        masks = {path.stem: path for path in _images(beside[0])}
+    else:
+        masks = {}
+        for path in images:
+            for ending in _MASK_ENDINGS:
+                if path.stem.endswith(ending):
+                    masks[path.stem.removesuffix(ending)] = path
+        images = [path for path in images if path not in masks.values()]
+    pairs = [(path, masks[path.stem]) for path in images if path.stem in masks]
+    if not pairs:
+        raise InputError(
+            f"No image in {folder} has a label mask: put images into {folder / 'images'} and masks of the same name "
+            f"into {folder / 'masks'}, or name the masks <image>_masks beside them."
+        )
+    missing = [path.name for path in images if path.stem not in masks]
+    return pairs, [f"{len(missing)} images have no mask and are left out: {', '.join(missing[:5])}"] if missing else []
+
+
+_MASK_ENDINGS = ("_masks", "_mask", "_labels", "_label")
 
 
 def _images(folder: Path) -> Iterator[Path]:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import hashlib
 import json
-from collections.abc import Mapping
+import logging
+import warnings
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,18 +27,23 @@ TOLERANCE = 1e-4
 """Largest difference between torch and onnxruntime (probabilities) that an export may have."""
 
 
-class _WithSigmoid(nn.Module):
-    """The network as deployed: probabilities, not logits."""
+class _Deployed(nn.Module):
+    """The network as deployed: probabilities (or whatever its decoder takes), not logits."""
 
-    def __init__(self, network: nn.Module) -> None:
+    def __init__(self, network: nn.Module, activate: Callable[[Tensor], Tensor]) -> None:
         super().__init__()
-        self.network = network
+        self.network, self.activate = network, activate
 
     def forward(self, image: Tensor) -> Tensor:
-        return torch.sigmoid(self.network(image))
+        return self.activate(self.network(image))
 
 
-def export_model(network: nn.Module, description: Mapping[str, Any], path: Path) -> float:
+def export_model(
+    network: nn.Module,
+    description: Mapping[str, Any],
+    path: Path,
+    activate: Callable[[Tensor], Tensor] = torch.sigmoid,
+) -> float:
     """Write a network as ONNX with its card inside, and the card beside it as YAML.
 
     Parameters
@@ -46,11 +54,13 @@ def export_model(network: nn.Module, description: Mapping[str, Any], path: Path)
         The card in the BioImage.IO 0.5 layout; the file digest and golden result are added here.
     path
         The `.onnx` file to write; its card goes to the same name with `.yaml`.
+    activate
+        From logits to what the decoder takes; becomes part of the graph.
 
     Returns
     -------
     float
-        Largest absolute difference between torch and onnxruntime on random and golden input.
+        Largest difference between torch and onnxruntime on random input, relative to values above 1.
 
     Raises
     ------
@@ -58,28 +68,61 @@ def export_model(network: nn.Module, description: Mapping[str, Any], path: Path)
         If the difference exceeds `TOLERANCE`; nothing is left behind then.
     """
     card = parse_card(description, path.stem)
-    deployed = _WithSigmoid(network.cpu().to(memory_format=torch.contiguous_format)).eval()  # type: ignore[call-overload]
-    partial = path.with_suffix(".partial.onnx")
+    deployed = _Deployed(network.cpu().to(memory_format=torch.contiguous_format), activate).eval()  # type: ignore[call-overload]
     side = 4 * card.multiple
     example = torch.zeros(2, len(card.channels), side, 2 * side)
     batch, height, width = (torch.export.Dim(name) for name in ("batch", "rows", "columns"))
-    program = torch.onnx.export(
-        deployed,
-        (example,),
-        input_names=["image"],
-        output_names=["fields"],
-        opset_version=OPSET,
-        dynamo=True,
-        dynamic_shapes=({0: batch, 2: card.multiple * height, 3: card.multiple * width},),
-        verbose=False,
-    )
+    with quiet():
+        program = torch.onnx.export(
+            deployed,
+            (example,),
+            input_names=["image"],
+            output_names=["fields"],
+            opset_version=OPSET,
+            dynamo=True,
+            dynamic_shapes=({0: batch, 2: card.multiple * height, 3: card.multiple * width},),
+            verbose=False,
+        )
     assert program is not None
-    model = program.model_proto
+    return seal(program.model_proto, description, path, lambda partial: _parity(deployed, partial), TOLERANCE)
+
+
+def seal(
+    model: onnx.ModelProto,
+    description: Mapping[str, Any],
+    path: Path,
+    compare: Callable[[Path], float],
+    tolerance: float,
+) -> float:
+    """Put a card into a network, prove the file equal to torch, and write both.
+
+    Parameters
+    ----------
+    model
+        The network.
+    description, path
+        See `export_model`.
+    compare
+        Given the finished file, returns how far it is from torch.
+    tolerance
+        The largest such difference that is accepted.
+
+    Returns
+    -------
+    float
+        The difference.
+
+    Raises
+    ------
+    RuntimeError
+        If it exceeds the tolerance; nothing is left behind then.
+    """
+    partial = path.with_suffix(".partial.onnx")
     try:
         _write(model, description, partial)
-        difference = _parity(deployed, partial)
-        if difference > TOLERANCE:
-            raise RuntimeError(f"torch and onnxruntime differ by {difference:.2g} (at most {TOLERANCE:.0e} allowed)")
+        difference = compare(partial)
+        if not difference <= tolerance:
+            raise RuntimeError(f"torch and onnxruntime differ by {difference:.2g} (at most {tolerance:.0e} allowed)")
         complete = _with_golden(description, partial)
         _write(model, complete, partial)
         partial.replace(path)
@@ -87,6 +130,20 @@ def export_model(network: nn.Module, description: Mapping[str, Any], path: Path)
         partial.unlink(missing_ok=True)
     _write_card(complete, path)
     return difference
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Silence what the exporter says about itself: packages it could also use, its own deprecations."""
+    log = logging.getLogger("torch.onnx")
+    level = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        log.setLevel(level)
 
 
 def register(path: Path, summary: str) -> None:
@@ -98,6 +155,38 @@ def register(path: Path, summary: str) -> None:
         "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
         "summary": summary,
     }
+    registry.write_text(json.dumps(table, indent=2) + "\n", encoding="utf-8")
+
+
+def write_model(model: onnx.ModelProto, description: Mapping[str, Any], path: Path) -> None:
+    """Write a finished network with a card; its golden result, digest and the YAML beside it are made here.
+
+    Parameters
+    ----------
+    model
+        The network; metadata it has are dropped.
+    description
+        The card in the BioImage.IO 0.5 layout.
+    path
+        The `.onnx` file to write; its card goes to the same name with `.yaml`.
+    """
+    partial = path.with_suffix(".partial.onnx")
+    try:
+        _write(model, description, partial)
+        complete = _with_golden(description, partial)
+        _write(model, complete, partial)
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+    _write_card(complete, path)
+
+
+def register_variant(path: Path, name: str, precision: str) -> None:
+    """Enter the file of a registered model in another precision; it lies in the registry's folder."""
+    registry = path.with_name("registry.json")
+    table = json.loads(registry.read_text(encoding="utf-8"))
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    table[name].setdefault("variants", {})[precision] = {"file": path.name, "sha256": digest}
     registry.write_text(json.dumps(table, indent=2) + "\n", encoding="utf-8")
 
 
@@ -125,7 +214,8 @@ def _parity(deployed: nn.Module, path: Path) -> float:
         random.random((n, channels, a * multiple, b * multiple), np.float32)
         for n, a, b in ((1, 4, 4), (3, 9, 5), (2, 1, 2))
     ]
-    return max(float(np.abs(session.run(b) - deployed(torch.from_numpy(b)).numpy()).max()) for b in batches)
+    pairs = [(session.run(batch), deployed(torch.from_numpy(batch)).numpy()) for batch in batches]
+    return max(float((np.abs(found - true) / np.maximum(1, np.abs(true))).max()) for found, true in pairs)
 
 
 def _with_golden(description: Mapping[str, Any], path: Path) -> dict[str, Any]:

@@ -66,6 +66,10 @@ class Trainer:
         Fixed batches on which the averaged model is compared.
     folder
         Where checkpoints and the log go. A `last.pt` found there is continued.
+    schedule, device
+        How long and how fast; a torch device.
+    frozen_statistics
+        Whether batch normalisation keeps the statistics it came with, as fine-tuning on few images needs.
     """
 
     def __init__(
@@ -77,13 +81,14 @@ class Trainer:
         folder: Path,
         schedule: Schedule,
         device: str = "cpu",
+        frozen_statistics: bool = False,
     ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.device = torch.device(device)
         self.network = network.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.average = copy.deepcopy(self.network).eval()
         self.loss, self.sampler, self.validation = loss, sampler, validation
-        self.folder, self.schedule = folder, schedule
+        self.folder, self.schedule, self.frozen_statistics = folder, schedule, frozen_statistics
         self.optimiser = torch.optim.AdamW(self.network.parameters(), lr=schedule.rate, weight_decay=schedule.decay)
         self.step, self.best = 0, math.inf
         if (folder / "last.pt").exists():
@@ -93,6 +98,8 @@ class Trainer:
         """Train to the end of the schedule."""
         running: list[float] = []
         started, first = time.monotonic(), self.step
+        if self.step == 0 and self.frozen_statistics:
+            self._check(math.nan)  # a model that comes trained competes with what becomes of it
         with ThreadPoolExecutor(1) as pool:
             coming = pool.submit(self.sampler.batch, self.schedule.batch)
             while self.step < self.schedule.steps:
@@ -112,6 +119,10 @@ class Trainer:
         for group in self.optimiser.param_groups:
             group["lr"] = self.schedule.rate_at(self.step)
         self.network.train()
+        if self.frozen_statistics:
+            for module in self.network.modules():
+                if isinstance(module, nn.BatchNorm2d):
+                    module.eval()
         loss = self._loss(self.network, batch)["loss"]
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]

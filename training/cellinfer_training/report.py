@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,16 @@ def write_scores(scores: list[Score], path: Path) -> None:
                 [s.source, s.group, s.name, f"{s.diameter:.2f}", f"{s.estimated:.2f}"]
                 + [f"{value:.4f}" for value in (s.map_dsb, s.precision[0], s.precision[5])]
             )
+
+
+def write_summary(path: Path, name: str, summary: Mapping[str, Mapping[str, float]], notes: Sequence[str]) -> None:
+    """Write the figures by kind of image and what there is to remark, as Markdown."""
+    columns = list(next(iter(summary.values())))
+    rows = [f"| {source} | " + " | ".join(str(row[c]) for c in columns) + " |" for source, row in summary.items()]
+    head = [f"# {name}", "", "Held-out images, single view, object size estimated from each image.", ""]
+    table = [f"| set | {' | '.join(columns)} |", "|---|" + "---|" * len(columns), *rows, ""]
+    picture = ["![curves and examples](report.png)", "", *(f"- {note}" for note in notes)]
+    path.write_text("\n".join([*head, *table, *picture]) + "\n", encoding="utf-8")
 
 
 def draw_report(folder: Path, scores: list[Score], samples: list[Sample], session: Session) -> Path:
@@ -73,8 +84,9 @@ def _draw_examples(figure: Any, scores: list[Score], samples: list[Sample], sess
 
 
 def _picture(sample: Sample, found: NDArray[np.int32]) -> NDArray[np.float32]:
-    grey = np.sqrt(np.clip(sample.image[:_SIDE, :_SIDE], 0, 1)) * 0.8
-    colour = np.stack([grey] * 3, axis=-1).repeat(3, axis=0).repeat(3, axis=1)
+    pixels = np.clip(sample.image[:_SIDE, :_SIDE], 0, 1)
+    colour = np.stack([np.sqrt(pixels)] * 3, axis=-1) if pixels.ndim == 2 else pixels
+    colour = (colour * 0.8).repeat(3, axis=0).repeat(3, axis=1)
     outlines = [
         boundaries(labels[:_SIDE, :_SIDE].repeat(3, axis=0).repeat(3, axis=1)) for labels in (sample.labels, found)
     ]

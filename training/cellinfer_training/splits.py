@@ -17,8 +17,8 @@ from cellinfer_training.data import Sample
 
 
 def describe(sample: Sample) -> NDArray[np.float64]:
-    """Return what tells one experiment from another: size, contrast, noise, texture, object size and crowding."""
-    image, inside = sample.image.astype(np.float64), sample.labels > 0
+    """Return what tells one experiment from another: size, contrast, noise, texture, object size, crowding, colour."""
+    image, inside = _grey(sample), sample.labels > 0
     background = image[~inside] if (~inside).any() else image.ravel()
     objects = image[inside] if inside.any() else image.ravel()
     grain = image - gaussian_filter(image, 1.0)
@@ -34,8 +34,23 @@ def describe(sample: Sample) -> NDArray[np.float64]:
             np.median(objects) * 2,
             np.log(objects.std() + 0.01),
             3.0 * np.log(diameter),
+            *_tint(sample),
         ]
     )
+
+
+def _grey(sample: Sample) -> NDArray[np.float64]:
+    pixels = sample.image.astype(np.float64)
+    return pixels if pixels.ndim == 2 else pixels.mean(axis=-1)
+
+
+def _tint(sample: Sample) -> list[float]:
+    """Return how the channels of a colour image differ in mean and spread: the stain of a slide."""
+    if sample.image.ndim == 2:
+        return []
+    flat = sample.image.reshape(-1, sample.image.shape[-1]).astype(np.float64)
+    mean, spread = flat.mean(axis=0), flat.std(axis=0)
+    return [*(4.0 * (mean - mean.mean())), *(4.0 * (spread - spread.mean()))]
 
 
 def assign_families(samples: list[Sample], distance: float = 0.45, likeness: float = 0.9) -> None:
@@ -66,7 +81,7 @@ def assign_families(samples: list[Sample], distance: float = 0.45, likeness: flo
 
 def _thumbnail(sample: Sample) -> NDArray[np.float64]:
     """Return a small version of the image as a vector of mean 0 and length 1."""
-    small = cv2.resize(np.sqrt(np.clip(sample.image, 0, 1)), (24, 24), interpolation=cv2.INTER_AREA).ravel()
+    small = cv2.resize(np.sqrt(np.clip(_grey(sample), 0, 1)), (24, 24), interpolation=cv2.INTER_AREA).ravel()
     centred = small.astype(np.float64) - small.mean()
     return np.asarray(centred / (np.linalg.norm(centred) + 1e-9))
 

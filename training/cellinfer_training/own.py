@@ -1,0 +1,184 @@
+"""Models from a user's own images: trained like a recipe, or from a finished model on."""
+
+from __future__ import annotations
+
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+import cellinfer_models
+import numpy as np
+from cellinfer.errors import InputError, ModelError
+from cellinfer.sessions import open_session
+
+from cellinfer_training.assess import assess, summarise
+from cellinfer_training.augment import Augmentation
+from cellinfer_training.data import Sample, load_folder
+from cellinfer_training.loop import Schedule
+from cellinfer_training.recipes import RECIPES, Recipe, shortened
+from cellinfer_training.splits import assign_families, split_by_group
+from cellinfer_training.train import finish, train
+
+_FINE_TUNING = Schedule(steps=400, batch=4, rate=4e-4, warm_up=40, averaging=0.99, check_every=50)
+
+
+def train_own(
+    folder: Path,
+    out: Path,
+    like: str = "nuclei",
+    name: str | None = None,
+    steps: int | None = None,
+    device: str = "cpu",
+) -> Path:
+    """Train a model from random weights on a folder of images and label masks.
+
+    Parameters
+    ----------
+    folder
+        See `data.load_folder`.
+    out
+        For checkpoints, report and model; a run found there is continued.
+    like
+        Recipe whose network, task and schedule are used.
+    name
+        Of the model; None takes the folder's.
+    steps
+        Optimiser steps in all; None leaves the recipe's.
+    device
+        A torch device.
+
+    Returns
+    -------
+    Path
+        The ONNX file.
+    """
+    if like not in RECIPES:
+        raise InputError(f"There is no recipe {like!r}: choose {', '.join(RECIPES)}.")
+    recipe = shortened(RECIPES[like], steps)
+    recipe = _named(replace(recipe, start=None), name or folder.resolve().name, folder)
+    samples, notes = load_folder(folder, recipe.colour)
+    training, held, remarks = split_own(samples, recipe)
+    _say(notes + remarks)
+    train(recipe, training, held, out, device)
+    return finish(recipe, held, out, [f"{len(samples)} images of {folder.resolve().name}"], notes + remarks)
+
+
+def fine_tune(
+    model: str, folder: Path, out: Path, name: str | None = None, steps: int | None = None, device: str = "cpu"
+) -> Path:
+    """Train a finished model on, on a few images of one's own, and say whether that helped.
+
+    Batch-normalisation statistics stay as they are, the rate is low, and the model as it came competes with every
+    state after it: if nothing beats it on the held-out images, it is what comes out.
+
+    Parameters
+    ----------
+    model
+        Name of a bundled model, or an ONNX file that `cellinfer_training` made.
+    folder, out, name, steps, device
+        As in `train_own`.
+
+    Returns
+    -------
+    Path
+        The ONNX file.
+    """
+    path = cellinfer_models.folder() / f"{model}.onnx" if model in cellinfer_models.registry() else Path(model)
+    before = open_session(path, device="cpu")
+    recipe = _recipe_of(path)
+    schedule = replace(_FINE_TUNING, steps=steps or _FINE_TUNING.steps)
+    name = name or f"{recipe.name}-{folder.resolve().name}"
+    augmentation = replace(recipe.augmentation, scale=1.3)
+    recipe = _named(replace(recipe, schedule=schedule, augmentation=augmentation), name, folder)
+    samples, notes = load_folder(folder, recipe.colour)
+    training, held, remarks = split_own(samples, recipe)
+    _say(notes + remarks)
+    train(recipe, training, held, out, device, start=path, frozen_statistics=True)
+    sets = [f"{len(samples)} images of {folder.resolve().name}, starting from {before.card.name} {before.sha256[:12]}"]
+    finished = finish(recipe, held, out, sets, notes + remarks)
+    old, new = (summarise(assess(s, held))["all"] for s in (before, open_session(finished, device="cpu")))
+    verdict = (
+        f"held-out images: mAP_DSB {old['map_dsb']:.3f} before, {new['map_dsb']:.3f} after; "
+        f"AP50 {old['ap50']:.3f} before, {new['ap50']:.3f} after"
+    )
+    if new["map_dsb"] <= old["map_dsb"]:
+        verdict += " - fine-tuning did not help; keep the model you have, or add images that it gets wrong"
+    _say([verdict])
+    with (out / "report.md").open("a", encoding="utf-8") as report:
+        report.write(f"\n{verdict}\n")
+    return finished
+
+
+def split_own(samples: list[Sample], recipe: Recipe) -> tuple[list[Sample], list[Sample], list[str]]:
+    """Hold out families of look-alike images; where there are too few, whole images; of a single image, its right half.
+
+    Returns
+    -------
+    training, held : list of Sample
+        No sample is in both.
+    remarks : list of str
+        How far the held-out images can be trusted.
+    """
+    if len(samples) == 1:
+        left, right = _halves(samples[0])
+        return [left], [right], ["one image only: its left half is learnt from, its right half held out"]
+    if all(not sample.group for sample in samples):
+        assign_families(samples)
+    share = max(recipe.validation, 1.5 / len(samples))
+    training, held = split_by_group(samples, share, recipe.seed, largest=0.5)
+    remarks = []
+    if not training or not held or not any(sample.labels.any() for sample in held):
+        order = np.random.default_rng(recipe.seed).permutation(len(samples))
+        count = max(1, round(share * len(samples)))
+        ranked = sorted(order, key=lambda index: not samples[index].labels.any())
+        held = [samples[index] for index in ranked[:count]]
+        training = [samples[index] for index in ranked[count:]]
+        remarks.append("the images are too alike to hold out a whole family: figures flatter the model")
+    if not any(sample.labels.any() for sample in training):
+        raise InputError("Only one image holds objects: annotate at least two images.")
+    remarks.append(f"held out: {', '.join(sample.name for sample in held[:8])}" + (" ..." if len(held) > 8 else ""))
+    return training, held, remarks
+
+
+def _halves(sample: Sample) -> tuple[Sample, Sample]:
+    middle = sample.labels.shape[1] // 2
+    parts = [
+        Sample(
+            f"{sample.name} {side}", sample.source, sample.image[:, place].copy(), sample.labels[:, place].copy(), side
+        )
+        for side, place in (("left", slice(None, middle)), ("right", slice(middle, None)))
+    ]
+    if not all(part.labels.any() for part in parts):
+        raise InputError(f"One half of the only image, {sample.name}, holds no object: annotate a second image.")
+    return parts[0], parts[1]
+
+
+def _recipe_of(path: Path) -> Recipe:
+    """Read from a model's card how it was made."""
+    card = open_session(path, device="cpu").card
+    stored: dict[str, Any] = card.description_file["config"]["cellinfer"].get("recipe") or {}
+    if "augmentation" not in stored or "schedule" not in stored:
+        raise ModelError(
+            f"The card of {path} does not say how the model was made: only models of cellinfer_training can be "
+            "fine-tuned. Train one with `python -m cellinfer_training train`."
+        )
+    known = {f.name for f in fields(Recipe)}
+    plain = {key: value for key, value in stored.items() if key in known}
+    plain |= {"name": card.name, "summary": card.description, "description": card.description}
+    plain["modalities"] = tuple(stored.get("modalities", ("fluorescence",)))
+    kept = {f.name for f in fields(Augmentation)}
+    plain["augmentation"] = Augmentation(**{k: v for k, v in stored["augmentation"].items() if k in kept})
+    plain["schedule"] = Schedule(**stored["schedule"])
+    return Recipe(**plain)
+
+
+def _named(recipe: Recipe, name: str, folder: Path) -> Recipe:
+    source = folder.resolve().name
+    return replace(
+        recipe, name=name, summary=f"trained on images of {source}", description=f"Objects like those in {source}."
+    )
+
+
+def _say(lines: list[str]) -> None:
+    for line in lines:
+        print(line)

@@ -1,0 +1,125 @@
+"""A recipe carried out: train, export, score, report, release."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import cellinfer_models
+import torch
+from cellinfer.sessions import open_session
+
+from cellinfer_training.assess import assess, summarise
+from cellinfer_training.augment import Augmentation, CropSampler
+from cellinfer_training.cards import describe
+from cellinfer_training.data import Sample
+from cellinfer_training.export import export_model, register
+from cellinfer_training.loop import Trainer, resume_step
+from cellinfer_training.networks import load_weights
+from cellinfer_training.recipes import Recipe
+from cellinfer_training.report import draw_report, write_scores, write_summary
+
+_CHECKED = 24
+"""Validation batches on which the averaged model is compared while training."""
+
+
+def train(
+    recipe: Recipe,
+    training: list[Sample],
+    held: list[Sample],
+    folder: Path,
+    device: str = "cpu",
+    start: Path | None = None,
+    frozen_statistics: bool = False,
+) -> None:
+    """Train, or go on training, in `folder`.
+
+    Parameters
+    ----------
+    recipe
+        What to train.
+    training, held
+        Samples to learn from; samples on which the best state is chosen.
+    folder
+        Gets `last.pt`, `best.pt` and `log.csv`.
+    device
+        A torch device.
+    start
+        ONNX file whose weights training begins with, instead of the recipe's own.
+    frozen_statistics
+        See `Trainer`.
+    """
+    torch.manual_seed(recipe.seed)
+    task, batch = recipe.make_task(), recipe.schedule.batch
+    print(f"{len(training)} training images, {len(held)} validation images")
+    plain = Augmentation(
+        crop=recipe.augmentation.crop,
+        diameter=recipe.augmentation.diameter,
+        scale=1.15,
+        anisotropy=0.02,
+        mosaic=0.0,
+        empty=0.0,
+        stain=0.0,
+    )
+    fixed = CropSampler(held, plain, recipe.seed, task.targets, task.scalar)
+    # A continued run must not see the same crops again.
+    seed = recipe.seed + 1 + resume_step(folder)
+    sampler = CropSampler(training, recipe.augmentation, seed, task.targets, task.scalar)
+    network = recipe.make_network()
+    if start is None and recipe.start is not None:
+        start = cellinfer_models.folder() / f"{recipe.start}.onnx"
+    if start is not None:
+        left = load_weights(network, start)
+        print(f"weights from {start.name}" + (f"; new: {', '.join(left)}" if left else ""))
+    validation = [fixed.batch(batch) for _ in range(_CHECKED)]
+    Trainer(network, task.loss, sampler, validation, folder, recipe.schedule, device, frozen_statistics).run()
+
+
+def finish(
+    recipe: Recipe, held: list[Sample], folder: Path, sets: Sequence[str] | None = None, notes: Sequence[str] = ()
+) -> Path:
+    """Export the best model of a training run, score it on the validation images and write the report.
+
+    Parameters
+    ----------
+    recipe, held, folder
+        As in `train`.
+    sets
+        What it was trained on, for the card; None takes the recipe's public sets.
+    notes
+        Remarks for the report.
+
+    Returns
+    -------
+    Path
+        The ONNX file; `scores.csv`, `report.md` and `report.png` lie beside it.
+    """
+    network, task = recipe.make_network(), recipe.make_task()
+    best = torch.load(folder / "best.pt", map_location="cpu", weights_only=True)
+    network.load_state_dict(best["network"])
+    path = folder / f"{recipe.name}.onnx"
+    export_model(network, describe(recipe, {}, sets), path, task.activate)
+    session = open_session(path, device="cpu")
+    scores = assess(session, held)
+    write_scores(scores, folder / "scores.csv")
+    draw_report(folder, scores, held, session)
+    summary = summarise(scores)
+    evaluation: dict[str, Any] = {"validation": summary, "step": int(best["step"])}
+    difference = export_model(network, describe(recipe, evaluation, sets), path, task.activate)
+    write_summary(
+        folder / "report.md", recipe.name, summary, [*notes, f"torch and onnxruntime differ by {difference:.1e}"]
+    )
+    for name, row in summary.items():
+        print(f"{name:20}  {row}")
+    return path
+
+
+def release(path: Path, summary: str) -> Path:
+    """Copy a finished model and its card into `cellinfer_models` and enter it in the registry."""
+    target = cellinfer_models.folder() / path.name
+    for suffix in (".onnx", ".yaml"):
+        shutil.copyfile(path.with_suffix(suffix), target.with_suffix(suffix))
+    register(target, summary)
+    return target
