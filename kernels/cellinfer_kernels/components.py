@@ -168,9 +168,23 @@ def _runs(mask: Any) -> Any:
 
 
 @kernel
-def _label(mask: Any, reach: Any) -> Any:
-    """Join runs of neighbouring rows that overlap (grown by `reach` pixels), then paint."""
-    height, width = mask.shape
+def find_components(mask: Any, reach: Any) -> Any:
+    """Find the connected components of a mask without painting them.
+
+    Runs of neighbouring rows that overlap (grown by `reach` pixels: 0 for edges, 1 for corners too) are joined.
+
+    Returns
+    -------
+    starts, stops : ndarray of int32
+        Columns of each horizontal run, in raster order.
+    first : ndarray of int64
+        `first[y] : first[y + 1]` are the runs of row y.
+    names : ndarray of int32
+        Component of each run, 1..n in raster order of their first pixels.
+    n : int
+        Number of components.
+    """
+    height = mask.shape[0]
     starts, stops, first = _runs(mask)
     parents = np.arange(len(starts))
     for y in range(1, height):
@@ -190,15 +204,23 @@ def _label(mask: Any, reach: Any) -> Any:
                 other += 1
     names = np.empty(len(starts), np.int32)
     n = 0
+    for run in range(len(starts)):
+        root = _root(parents, run)
+        if root == run:
+            n += 1
+            names[run] = n
+        else:
+            names[run] = names[root]
+    return starts, stops, first, names, n
+
+
+@kernel
+def _label(mask: Any, reach: Any) -> Any:
+    height, width = mask.shape
+    starts, stops, first, names, n = find_components(mask, reach)
     labels = np.zeros((height, width), np.int32)
     for y in range(height):
         for run in range(first[y], first[y + 1]):
-            root = _root(parents, run)
-            if root == run:
-                n += 1
-                names[run] = n
-            else:
-                names[run] = names[root]
             labels[y, starts[run] : stops[run]] = names[run]
     return labels, n
 
@@ -328,8 +350,14 @@ def remove_small(labels: NDArray[Any], min_area: int) -> Labels:
     ValueError
         As `as_labels`.
     """
-    ids, sizes = areas(labels)
-    return _without(labels, ids[sizes < min_area])
+    image = as_labels(labels)
+    top = int(_largest(image))
+    if top > max(_TABLE_LIMIT, image.size):
+        ids, sizes = areas(image)
+        return _without(image, ids[sizes < min_area])
+    table = np.arange(top + 1, dtype=np.int32)
+    table[_count(image, top + 1) < min_area] = 0
+    return _translate(image, table)  # type: ignore[no-any-return]
 
 
 def border_ids(labels: NDArray[Any]) -> Labels:
@@ -380,8 +408,7 @@ def fill_holes(labels: NDArray[Any]) -> Labels:
         As `as_labels`.
     """
     image = as_labels(labels)
-    patches, n = _label(image == 0, 0)
-    return _fill(image, patches, n)  # type: ignore[no-any-return]
+    return _fill(image, image == 0)  # type: ignore[no-any-return]
 
 
 @inlined
@@ -392,27 +419,29 @@ def _claim(owners: Any, patch: Any, neighbour: Any) -> Any:
 
 
 @kernel
-def _fill(labels: Any, patches: Any, n: Any) -> Any:
+def _fill(labels: Any, background: Any) -> Any:
     height, width = labels.shape
+    starts, stops, first, names, n = find_components(background, 0)
     owners = np.zeros(n + 1, np.int32)
     for y in range(height):
-        for x in range(width):
-            patch = patches[y, x]
-            if patch == 0 or owners[patch] == -1:
-                continue
-            if y == 0 or x == 0 or y == height - 1 or x == width - 1:
+        for run in range(first[y], first[y + 1]):
+            patch = names[run]
+            start, stop = starts[run], stops[run]
+            if y == 0 or start == 0 or y == height - 1 or stop == width:
                 owners[patch] = -1
+            if owners[patch] == -1:
                 continue
-            _claim(owners, patch, labels[y - 1, x])
-            _claim(owners, patch, labels[y + 1, x])
-            _claim(owners, patch, labels[y, x - 1])
-            _claim(owners, patch, labels[y, x + 1])
+            _claim(owners, patch, labels[y, start - 1])
+            _claim(owners, patch, labels[y, stop])
+            for x in range(start, stop):
+                _claim(owners, patch, labels[y - 1, x])
+                _claim(owners, patch, labels[y + 1, x])
     result = labels.copy()
     for y in range(height):
-        for x in range(width):
-            owner = owners[patches[y, x]]
+        for run in range(first[y], first[y + 1]):
+            owner = owners[names[run]]
             if owner > 0:
-                result[y, x] = owner
+                result[y, starts[run] : stops[run]] = owner
     return result
 
 

@@ -11,12 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cellinfer_kernels._jit import inlined, kernel
-from cellinfer_kernels.components import Labels, as_labels, as_mask
+from cellinfer_kernels.components import Labels, as_labels, as_mask, find_components
 from cellinfer_kernels.distance import nearest
 
 __all__ = ["flood", "propagate"]
 
 _CLOSED = -1
+_CONTESTED = -1
 
 
 def flood(
@@ -184,13 +185,13 @@ def _offsets(stride: Any) -> Any:
 
 
 @inlined
-def _padded_state(seeds: Any, inside: Any, keep_outside: Any) -> Any:
-    """Flat image with a closed rim: seed ids, 0 where growth may go, -1 where not."""
+def _padded_state(seeds: Any, inside: Any) -> Any:
+    """Image with a closed rim: seed ids inside the mask or not, 0 where growth may go, -1 where not."""
     height, width = seeds.shape
     state = np.full((height + 2, width + 2), _CLOSED, np.int32)
     for y in range(height):
         for x in range(width):
-            if inside[y, x] or (keep_outside and seeds[y, x] > 0):
+            if inside[y, x] or seeds[y, x] > 0:
                 state[y + 1, x + 1] = seeds[y, x]
     return state
 
@@ -215,38 +216,106 @@ def _unpadded(state: Any) -> Any:
 
 @kernel
 def _flood(priority: Any, seeds: Any, inside: Any, neighbours: Any) -> Any:
+    """Give each connected part of the mask to its only seed, and flood the parts that several seeds contend for.
+
+    Parts do not touch, so flooding one after the other gives what flooding all at once would, from a queue that is
+    short enough to stay in the processor's nearest cache.
+    """
     height, width = seeds.shape
     stride = width + 2
     offsets = _offsets(stride)
-    padded = _padded_state(seeds, inside, False)
-    state = padded.ravel()
-    # Each pixel is queued at most once. The tie is (age, pixel) in one number: ages are unique.
-    keys = np.empty(state.size, np.float32)
-    ties = np.empty(state.size, np.int64)
-    size = 0
-    age = 0
+    starts, stops, first, names, n = find_components(inside, neighbours // 4 - 1)
+    owners = _only_seeds(seeds, starts, stops, first, names, n)
+    padded = np.full((height + 2, stride), _CLOSED, np.int32)
+    levels = np.empty((height + 2) * stride, np.float32)  # set where it is read: in contested parts
+    sizes = np.zeros(n + 1, np.int64)
     for y in range(height):
-        for x in range(width):
-            pixel = (y + 1) * stride + x + 1
-            if state[pixel] > 0 and _has_open(state, pixel, offsets, neighbours):
-                level = priority[y, x]
-                _push(keys, ties, size, np.float32(np.inf) if np.isnan(level) else level, (age << 32) | pixel)
-                size += 1
-                age += 1
-    while size > 0:
-        pixel = ties[0] & 0xFFFFFFFF
-        _remove_first(keys, ties, size)
-        size -= 1
-        for k in range(neighbours):
-            other = pixel + offsets[k]
-            if state[other] != 0:
+        for run in range(first[y], first[y + 1]):
+            name = names[run]
+            if owners[name] != _CONTESTED:
+                padded[y + 1, starts[run] + 1 : stops[run] + 1] = owners[name]
                 continue
-            state[other] = state[pixel]
-            level = priority[other // stride - 1, other % stride - 1]
-            _push(keys, ties, size, np.float32(np.inf) if np.isnan(level) else level, (age << 32) | other)
-            size += 1
+            sizes[name] += stops[run] - starts[run]
+            for x in range(starts[run], stops[run]):
+                level = priority[y, x]
+                padded[y + 1, x + 1] = seeds[y, x]
+                levels[(y + 1) * stride + x + 1] = np.float32(np.inf) if np.isnan(level) else level
+    state = padded.ravel()
+    begins, fronts = _fronts(state, starts, stops, first, names, owners, offsets, neighbours, stride)
+    # Each pixel is queued at most once. The tie is (age, pixel) in one number: ages are unique.
+    keys = np.empty(max(1, sizes.max()), np.float32)
+    ties = np.empty(keys.size, np.int64)
+    for name in range(1, n + 1):
+        age = np.int64(0)
+        for i in range(begins[name], begins[name + 1]):
+            _push(keys, ties, age, levels[fronts[i]], (age << 32) | fronts[i])
             age += 1
+        size = age
+        while size > 0:
+            pixel = ties[0] & 0xFFFFFFFF
+            _remove_first(keys, ties, size)
+            size -= 1
+            for k in range(neighbours):
+                other = pixel + offsets[k]
+                if state[other] != 0:
+                    continue
+                state[other] = state[pixel]
+                if _has_open(state, other, offsets, neighbours):  # else there is nothing that it could reach
+                    _push(keys, ties, size, levels[other], (age << 32) | other)
+                    size += 1
+                    age += 1
     return _unpadded(padded)
+
+
+@inlined
+def _only_seeds(seeds: Any, starts: Any, stops: Any, first: Any, names: Any, n: Any) -> Any:
+    """Find the seed of each part of the mask: 0 if it has none, `_CONTESTED` if it has several."""
+    owners = np.zeros(n + 1, np.int32)
+    for y in range(seeds.shape[0]):
+        for run in range(first[y], first[y + 1]):
+            owner = owners[names[run]]
+            for x in range(starts[run], stops[run]):
+                seed = seeds[y, x]
+                if seed != 0 and seed != owner:
+                    owner = seed if owner == 0 else _CONTESTED
+            owners[names[run]] = owner
+    return owners
+
+
+@inlined
+def _fronts(
+    state: Any,
+    starts: Any,
+    stops: Any,
+    first: Any,
+    names: Any,
+    owners: Any,
+    offsets: Any,
+    neighbours: Any,
+    stride: Any,
+) -> Any:
+    """List the seed pixels from which growth starts, part by part, each part's in raster order."""
+    begins = np.zeros(len(owners) + 1, np.int64)
+    fronts = places = begins
+    for filling in (False, True):
+        if filling:
+            begins = np.cumsum(begins)
+            fronts = np.empty(begins[-1], np.int64)
+            places = begins.copy()
+        for y in range(len(first) - 1):
+            for run in range(first[y], first[y + 1]):
+                name = names[run]
+                if owners[name] != _CONTESTED:
+                    continue
+                for x in range(starts[run], stops[run]):
+                    pixel = (y + 1) * stride + x + 1
+                    if state[pixel] > 0 and _has_open(state, pixel, offsets, neighbours):
+                        if filling:
+                            fronts[places[name]] = pixel
+                            places[name] += 1
+                        else:
+                            begins[name + 1] += 1
+    return begins, fronts
 
 
 @kernel
@@ -309,7 +378,7 @@ def _propagate(seeds: Any, image: Any, inside: Any, owners: Any, rims: Any, limi
     height, width = seeds.shape
     stride = width + 2
     offsets = _offsets(stride)
-    padded = _padded_state(seeds, inside, True)
+    padded = _padded_state(seeds, inside)
     state = padded.ravel()
     heights = image.ravel()
     limited = owners.size > 0
