@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import csv
 import math
+import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -15,6 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from rich.progress import MofNCompleteColumn, Progress
 from torch import Tensor, nn
 
 from cellinfer_training.augment import CropSampler
@@ -95,16 +97,21 @@ class Trainer:
             self._restore(folder / "last.pt")
 
     def run(self, report: Callable[[str], None] = print) -> None:
-        """Train to the end of the schedule."""
+        """Train to the end of the schedule; a bar on terminals, a line at each check."""
         running: list[float] = []
         started, first = time.monotonic(), self.step
         if self.step == 0 and self.frozen_statistics:
             self._check(math.nan)  # a model that comes trained competes with what becomes of it
-        with ThreadPoolExecutor(1) as pool:
+        bar = Progress(
+            *Progress.get_default_columns(), MofNCompleteColumn(), transient=True, disable=not sys.stdout.isatty()
+        )
+        with ThreadPoolExecutor(1) as pool, bar:
+            task = bar.add_task("training", total=self.schedule.steps, completed=self.step)
             coming = pool.submit(self.sampler.batch, self.schedule.batch)
             while self.step < self.schedule.steps:
                 batch, coming = coming.result(), pool.submit(self.sampler.batch, self.schedule.batch)
                 running.append(self._advance(batch))
+                bar.update(task, completed=self.step)
                 if self.step % self.schedule.check_every == 0 or self.step == self.schedule.steps:
                     row = self._check(float(np.mean(running)))
                     running.clear()
