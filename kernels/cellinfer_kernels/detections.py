@@ -104,10 +104,10 @@ def _paste(masks: Any, boxes: Any, order: Any, threshold: Any, labels: Any) -> A
         if not (bottom > top and right > left):
             continue
         # Pixels whose centre lies inside the box.
-        for row in range(max(0, np.ceil(top - 0.5)), min(height, np.ceil(bottom - 0.5))):
+        for row in range(max(0, int(np.ceil(top - 0.5))), min(height, int(np.ceil(bottom - 0.5)))):
             above, down = _between((row + 0.5 - top) / (bottom - top) * tall - 0.5, tall)
             below = min(above + 1, tall - 1)
-            for column in range(max(0, np.ceil(left - 0.5)), min(width, np.ceil(right - 0.5))):
+            for column in range(max(0, int(np.ceil(left - 0.5))), min(width, int(np.ceil(right - 0.5)))):
                 if labels[row, column] != 0:
                     continue
                 before, across = _between((column + 0.5 - left) / (right - left) * wide - 0.5, wide)

@@ -1,0 +1,64 @@
+"""The whole of Mask R-CNN in torch, as the exported file computes it: what the export is compared with."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from cellinfer.decoders.mask_rcnn import Detections
+from torch import Tensor
+
+from cellinfer_training.maskrcnn.boxes import anchors, clip, decode
+from cellinfer_training.maskrcnn.losses import propose
+from cellinfer_training.maskrcnn.network import BOX_BINS, BOX_STRIDE, MASK_BINS, MASK_STRIDE, MaskRcnn
+from cellinfer_training.maskrcnn.pooling import roi_align
+
+CANDIDATES = 2000
+"""Best anchors of an image that compete for becoming proposals."""
+
+
+class Settings(NamedTuple):
+    """Published thresholds: see `cellinfer.decoders.mask_rcnn.find_objects`."""
+
+    confidence: float = 0.5
+    overlap: float = 0.35
+    proposals: int = 512
+    proposal_overlap: float = 0.55
+
+
+@torch.no_grad()
+def detect(network: MaskRcnn, image: Tensor, settings: Settings | None = None) -> Detections:
+    """Find the objects of one image.
+
+    Parameters
+    ----------
+    network
+        Evaluating.
+    image
+        `(1, C, H, W)` float32, normalised; H and W multiples of 16.
+    settings
+        Thresholds; None takes the published ones.
+
+    Returns
+    -------
+    Detections
+        Boxes in pixels, best first.
+    """
+    settings = settings or Settings()
+    features = network(image)
+    height, width = image.shape[2:]
+    boxes = clip(decode(features.numbers[0], anchors(height, width)), height, width)
+    scores = torch.sigmoid(features.objectness[0])
+    proposals = boxes[propose(boxes, scores, CANDIDATES, settings.proposals, settings.proposal_overlap)]
+    logits, numbers = network.judge(roi_align(features.coarse, proposals, _first(proposals), BOX_BINS, BOX_STRIDE))
+    boxes, scores = decode(numbers, proposals), torch.sigmoid(logits)
+    sure = scores > settings.confidence
+    boxes, scores = boxes[sure], scores[sure]
+    kept = propose(boxes, scores, len(boxes), settings.proposals, settings.overlap)
+    boxes, scores = boxes[kept], scores[kept]
+    masks = network.draw(roi_align(features.fine, boxes, _first(boxes), MASK_BINS, MASK_STRIDE))
+    return Detections(boxes.numpy(), scores.numpy(), torch.sigmoid(masks).numpy())
+
+
+def _first(boxes: Tensor) -> Tensor:
+    return torch.zeros(len(boxes), dtype=torch.int64)

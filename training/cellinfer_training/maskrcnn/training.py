@@ -1,0 +1,143 @@
+"""The recipe, and how it is carried out up to the best weights."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from cellinfer_training.augment import Augmentation, CropSampler
+from cellinfer_training.data import Sample
+from cellinfer_training.loop import Batch, Schedule, Trainer, resume_step
+from cellinfer_training.maskrcnn.losses import losses
+from cellinfer_training.maskrcnn.network import MaskRcnn
+from cellinfer_training.recipes import Recipe, load, split
+
+_CHECKED = 24
+"""Validation batches on which the averaged model is compared."""
+
+
+@dataclass(frozen=True)
+class StagedSchedule(Schedule):
+    """The published schedule: all layers, then the last stage and the heads, then the heads; a third of the steps each.
+
+    "Heads" are all layers beyond the backbone, the feature pyramid among them.
+    """
+
+    rates: tuple[float, ...] = (1e-3, 5e-4, 1e-4)
+
+    def stage_at(self, step: int) -> int:
+        """Return 0, 1 or 2."""
+        return min(len(self.rates) - 1, step * len(self.rates) // self.steps)
+
+    def rate_at(self, step: int) -> float:
+        """Learning rate of a step."""
+        return self.rates[self.stage_at(step)] * min(1.0, (step + 1) / self.warm_up)
+
+
+@dataclass(frozen=True)
+class MaskRcnnRecipe(Recipe):
+    """What decides a Mask R-CNN, besides the images.
+
+    Parameters
+    ----------
+    features
+        Channels of the feature pyramid.
+    share
+        Share of the training images that are used.
+    """
+
+    features: int = 64
+    share: float = 1.0
+    schedule: Schedule = field(default_factory=lambda: Schedule(steps=6_000, batch=4, rate=1e-3))
+
+    def make_network(self) -> MaskRcnn:
+        """Return the network with random weights."""
+        return MaskRcnn(len(self.channels), self.width, self.features)
+
+
+FLUORESCENCE = MaskRcnnRecipe(
+    "maskrcnn",
+    "nuclei in fluorescence by Mask R-CNN: boxes and masks of single objects",
+    "Nuclei in fluorescence microscopy (DNA stain), 8 and 16 bit, 10x to 40x, by a Mask R-CNN.",
+)
+TISSUE = replace(
+    FLUORESCENCE,
+    name="maskrcnn-tissue",
+    summary="nuclei in stained tissue by Mask R-CNN: boxes and masks of single objects",
+    description="Nuclei in stained tissue sections (H&E and similar), colour, by a Mask R-CNN.",
+    modalities=("tissue",),
+    colour=True,
+    augmentation=Augmentation(stain=0.4, mosaic=0.2),
+)
+
+
+def divide(data: Path, recipe: MaskRcnnRecipe) -> tuple[list[Sample], list[Sample]]:
+    """Load the images of a recipe; return its share of the training images, and the validation images."""
+    training, held = split(load(data, recipe), recipe)
+    order = np.random.default_rng(recipe.seed).permutation(len(training))
+    return [training[i] for i in order[: max(1, round(recipe.share * len(training)))]], held
+
+
+def train(
+    recipe: MaskRcnnRecipe, training: list[Sample], held: list[Sample], folder: Path, device: str = "cpu"
+) -> None:
+    """Train, or go on training, in `folder`.
+
+    Parameters
+    ----------
+    recipe
+        What to train.
+    training, held
+        Samples to learn from; samples on which the best state is chosen.
+    folder
+        Gets `last.pt`, `best.pt` and `log.csv`.
+    device
+        A torch device.
+    """
+    torch.manual_seed(recipe.seed)
+    print(f"{len(training)} training images, {len(held)} validation images")
+    plain = replace(recipe.augmentation, scale=1.15, anisotropy=0.02, mosaic=0.0, empty=0.0, stain=0.0)
+    fixed = CropSampler(held, plain, recipe.seed, as_plane, scalar=False)
+    # A continued run must not see the same crops again.
+    sampler = CropSampler(training, recipe.augmentation, recipe.seed + 1 + resume_step(folder), as_plane, scalar=False)
+    validation = [fixed.batch(recipe.schedule.batch) for _ in range(_CHECKED)]
+    DetectionTrainer(recipe.make_network(), _unused, sampler, validation, folder, recipe.schedule, device).run()
+
+
+def as_plane(labels: NDArray[np.int32]) -> NDArray[np.float32]:
+    """Return labels `(H, W)` as the one plane `(H, W, 1)` of a target; exact for up to 2**24 objects."""
+    return labels.astype(np.float32)[..., None]
+
+
+class DetectionTrainer(Trainer):
+    """Trains a network whose loss needs its heads, and opens its layers as a staged schedule says."""
+
+    def _loss(self, network: nn.Module, batch: Batch) -> dict[str, Tensor]:
+        assert isinstance(network, MaskRcnn)
+        image, labels = (torch.from_numpy(part).to(self.device) for part in batch)
+        with torch.autocast(self.device.type, torch.bfloat16):
+            features = network(image.to(memory_format=torch.channels_last))
+            return losses(network, features, labels[:, 0])
+
+    def _advance(self, batch: Batch) -> float:
+        if isinstance(self.schedule, StagedSchedule):
+            stage = self.schedule.stage_at(self.step)
+            for name, parameter in self.network.named_parameters():
+                parameter.requires_grad_(_stage_of(name) >= stage)
+        return super()._advance(batch)
+
+
+def _stage_of(parameter: str) -> int:
+    """Return the last stage of a staged schedule in which a parameter is still trained."""
+    if parameter.startswith(("stages.3.", "downs.2.")):
+        return 1
+    return 0 if parameter.startswith(("stem.", "stages.", "downs.")) else 2
+
+
+def _unused(logits: Tensor, target: Tensor) -> dict[str, Tensor]:
+    raise NotImplementedError("the losses need the network: see DetectionTrainer")
