@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from cellinfer.decoders.flows import FACTOR
 from torch import Tensor
 from torch.nn import functional
 
@@ -80,5 +81,58 @@ def star_loss(logits: Tensor, target: Tensor) -> dict[str, Tensor]:
         "probability": functional.binary_cross_entropy_with_logits(logits[:, 0], probability, weight=weight),
         "distances": 0.1 * (error * near).sum() / (near.sum() + 1.0),
         "background": 1e-3 * (predicted.mean(dim=1) * (probability == 0)).mean(),
+    }
+    return {**parts, "loss": torch.stack(list(parts.values())).sum()}
+
+
+def semantic_loss(logits: Tensor, target: Tensor) -> dict[str, Tensor]:
+    """Binary cross-entropy of the `semantic` decoder's field, under `loss`.
+
+    Parameters
+    ----------
+    logits
+        `(N, 1, H, W)`: foreground.
+    target
+        `(N, 2, H, W)`: foreground, weight; from `targets.semantic_fields`.
+    """
+    foreground, weight = target.unbind(1)
+    return {"loss": functional.binary_cross_entropy_with_logits(logits[:, 0], foreground, weight=weight)}
+
+
+def three_class_loss(logits: Tensor, target: Tensor) -> dict[str, Tensor]:
+    """Weighted cross-entropy of the `three-class` decoder's fields, under `loss`.
+
+    Parameters
+    ----------
+    logits
+        `(N, 3, H, W)`: background, interior, boundary, before the softmax.
+    target
+        `(N, 4, H, W)`: the three classes, weight; from `targets.three_class_fields`.
+    """
+    entropy = functional.cross_entropy(logits, target[:, :3], reduction="none")
+    return {"loss": (entropy * target[:, 3]).mean()}
+
+
+def flow_loss(logits: Tensor, target: Tensor) -> dict[str, Tensor]:
+    """Loss of the fields of the `flows` decoder, as Cellpose's.
+
+    Parameters
+    ----------
+    logits
+        `(N, 3, H, W)`: flows along rows and columns (5 is one pixel per step), cell probability; deployed as they are.
+    target
+        `(N, 4, H, W)`: flows of length 1, foreground, weight; from `targets.flow_fields`.
+
+    Returns
+    -------
+    dict of str to Tensor
+        Scalars `flows` (half the weighted mean squared error), `cell` (weighted binary cross-entropy) and their sum
+        `loss`.
+    """
+    foreground, weight = target[:, 2], target[:, 3]
+    error = ((logits[:, :2] - FACTOR * target[:, :2]) ** 2).mean(dim=1)
+    parts = {
+        "flows": 0.5 * (error * weight).mean(),
+        "cell": functional.binary_cross_entropy_with_logits(logits[:, 2], foreground, weight=weight),
     }
     return {**parts, "loss": torch.stack(list(parts.values())).sum()}

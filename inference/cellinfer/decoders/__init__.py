@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cellinfer.decoders import distance, mask_rcnn
+from cellinfer.decoders import distance, flows, mask_rcnn, semantic, starconvex, three_class
 from cellinfer.errors import ModelError
 
 
@@ -46,6 +46,10 @@ class Decoder:
 
 DECODERS: dict[str, Decoder] = {
     "distance": Decoder(distance.decode, scalar=True, resized=True),
+    "star-convex": Decoder(starconvex.decode, scalar=False, resized=False),
+    "semantic": Decoder(semantic.decode, scalar=True, resized=True),
+    "three-class": Decoder(three_class.decode, scalar=True, resized=True),
+    "flows": Decoder(flows.decode, scalar=False, resized=True),
     "mask-rcnn": Decoder(None, scalar=False, resized=False, find=mask_rcnn.find_objects),
 }
 

@@ -1,0 +1,73 @@
+"""Object probability and distances along rays -> labels (StarDist, Schmidt et al. 2018).
+
+Every sample with a probability above a threshold proposes a polygon; of polygons that overlap only the most probable
+stays. A model of StarDist itself can be brought: its two outputs side by side, probability first, as `(1 + rays, h, w)`
+with the distances in input pixels and in StarDist's order of rays (see `cellinfer_kernels.starconvex`).
+
+An object is what can be seen of it from one of its points: what lies around a corner or behind a hole is lost. Of an
+object in several pieces those that are large beside its largest come back as objects of their own. Labels that are
+convex come back with an intersection over union of 0.9 or more, unless so small that few samples fall into them.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from cellinfer_kernels.components import relabel, remove_small
+from cellinfer_kernels.starconvex import render, suppress
+from numpy.typing import NDArray
+
+
+def decode(
+    fields: NDArray[np.float32],
+    diameter: float,
+    shape: tuple[int, int],
+    *,
+    probability: float = 0.5,
+    overlap: float = 0.4,
+    stride: int = 2,
+    smallest: float = 0.05,
+) -> NDArray[np.int32]:
+    """Decode one field.
+
+    Parameters
+    ----------
+    fields
+        `(1 + rays, h, w)` float32 at the network's resolution: object probability in 0..1, distances in pixels of the
+        network's input.
+    diameter
+        Median object diameter, pixels of the result.
+    shape
+        `(H, W)` of the result.
+    probability
+        Least probability of a polygon.
+    overlap
+        Largest share of the smaller of two objects that the other one may cover.
+    stride
+        Pixels of the network's input per sample; sample `i` belongs to the pixel `i * stride`.
+    smallest
+        Least area of an object as a share of a disk of the given diameter. No object is dropped for it when the share
+        is below one pixel.
+
+    Returns
+    -------
+    ndarray
+        `(H, W)` int32; objects are numbered 1..n by falling probability; the more probable has the pixels that two
+        share.
+    """
+    scores = fields[0]
+    candidates = np.flatnonzero(scores > probability)
+    candidates = candidates[np.argsort(-scores.ravel()[candidates], kind="stable")]
+    scale = np.array([_scale(a, b, stride) for a, b in zip(shape, scores.shape, strict=True)])
+    samples = np.stack(np.unravel_index(candidates, scores.shape), axis=1)
+    # Pixel centres of the network's input, then of the result.
+    centres = (samples * stride + 0.5) * scale - 0.5
+    distances = fields[1:].reshape(len(fields) - 1, -1)[:, candidates].T
+    vertical, horizontal = scale
+    kept = suppress(centres, distances, shape, overlap, (vertical, horizontal))
+    labels = render(centres[kept], distances[kept], shape, (vertical, horizontal))
+    return relabel(remove_small(labels, max(1, round(smallest * np.pi / 4 * diameter**2))))
+
+
+def _scale(length: int, samples: int, stride: int) -> float:
+    """Pixels of the result per pixel of the network's input along one axis; 1 if the image was not resized."""
+    return 1.0 if -(-length // stride) == samples else length / (samples * stride)
