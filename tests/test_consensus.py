@@ -107,6 +107,48 @@ def test_equivariant_model_is_unchanged(stack, n):
     assert not result.entropy.any()
 
 
+@kernel_settings
+@given(stacks(), st.data())
+def test_agreement_and_doubt_equal_their_twins(stack, data):
+    labels = data.draw(st.sampled_from(list(stack)) | hnp.arrays(np.int32, stack.shape[1:], elements=st.integers(0, 3)))
+    ours = consensus.agreement(labels, stack)
+    assert_same(ours, reference.agreement(labels, stack))
+    np.testing.assert_array_equal(ours.labels, labels)
+    np.testing.assert_allclose(consensus.doubt(labels, stack), reference.doubt(labels, stack), rtol=1e-6, atol=1e-7)
+
+
+@kernel_settings
+@given(stacks(), st.randoms(use_true_random=False))
+def test_agreement_and_doubt_do_not_depend_on_the_order_of_views(stack, random):
+    order = list(range(len(stack)))
+    random.shuffle(order)
+    for before, after in zip(
+        consensus.agreement(stack[0], stack), consensus.agreement(stack[0], stack[order]), strict=True
+    ):
+        np.testing.assert_array_equal(before, after)
+    np.testing.assert_array_equal(consensus.doubt(stack[0], stack), consensus.doubt(stack[0], stack[order]))
+
+
+def test_views_that_are_the_result_leave_no_doubt():
+    labels = np.array([[1, 1, 0, 7], [1, 1, 0, 7]], np.int32)
+    same = consensus.agreement(labels, np.stack([labels] * 4))
+    assert same.votes.tolist() == [4, 4]
+    assert same.mean_iou.tolist() == [1, 1]
+    assert same.entropy.tolist() == [0, 0]
+    assert not consensus.doubt(labels, np.stack([labels] * 4)).any()
+
+
+def test_what_no_view_has_gets_no_vote_and_what_half_of_them_have_is_in_full_doubt():
+    labels = np.array([[1, 1, 0, 2, 0]], np.int32)
+    views_ = np.array([[[5, 5, 0, 0, 3]], [[9, 9, 0, 0, 0]]], np.int32)
+    found = consensus.agreement(labels, views_)
+    assert found.votes.tolist() == [2, 0]
+    assert found.mean_iou[0] == 1
+    assert np.isnan(found.mean_iou[1])
+    assert np.isnan(found.entropy[1])
+    assert consensus.doubt(labels, views_).tolist() == [[0, 0, 0, 0, 1]]
+
+
 def segment(image):
     """Stand in for an instance model whose answer depends on how the image lies: an uneven threshold and smoothing."""
     rows, columns = np.indices(image.shape)

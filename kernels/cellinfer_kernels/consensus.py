@@ -8,7 +8,7 @@ does not depend on the order of the views.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import combinations
 from typing import Any, NamedTuple
 
@@ -21,6 +21,9 @@ from cellinfer_kernels.matching import _overlaps, pairs_of, passes
 
 MAX_VIEWS = 64
 """Views of a cluster are the bits of one machine word."""
+
+SAME = 0.5
+"""IoU from which an object of a view is the same as one of a given result, see `agreement` and `doubt`."""
 
 
 class Consensus(NamedTuple):
@@ -117,7 +120,9 @@ def merge_instances(
     votes = np.bincount(cluster, minlength=len(cluster)).astype(np.int64)
     mean_iou = _mean_iou(cluster, votes, pairs)
     ranked = _rank(objects, cluster, votes, mean_iou, needed)
-    owner, entropy = _vote(stack, objects, cluster, ranked)
+    place = np.full(len(cluster), -1, np.int64)
+    place[ranked] = np.arange(len(ranked))
+    owner, entropy = _vote(stack, objects, place[cluster], len(ranked))
     if n_views == 1:
         labels, numbered = stack[0].copy(), np.argsort(objects.label[ranked])
     else:
@@ -130,6 +135,114 @@ def merge_instances(
         mean_iou[chosen].astype(np.float32),
         entropy[numbered].astype(np.float32),
     )
+
+
+def agreement(labels: ArrayLike, views: ArrayLike) -> Consensus:
+    """Say how far views agree with the objects of a given result.
+
+    An object of a view is the same as an object of the result if their IoU is at least `SAME`; where that leaves a
+    choice (at exactly one half) the lower labels are taken. What follows is as in `merge_instances`.
+
+    Parameters
+    ----------
+    labels
+        (H, W) integer label image, 0 = background.
+    views
+        (N, H, W) integer label images, all restored to image coordinates; 1 <= N <= 64.
+
+    Returns
+    -------
+    Consensus
+        The labels as they are; votes may be 0, and then there is neither mean IoU nor entropy (NaN).
+
+    Raises
+    ------
+    ValueError
+        If the views are not (N, H, W), shapes differ, or an image is not a label image.
+    """
+    result, stack = _result_and_views(labels, views)
+    objects = _list_objects(stack, None)
+    ids = _ids(result)
+    member_of = np.full(len(objects.label), -1, np.int64)
+    for v, (ours, theirs) in enumerate(_matched(result, stack)):
+        member_of[_index(objects, v, theirs)] = np.searchsorted(ids, ours)
+    votes = np.bincount(member_of[member_of >= 0], minlength=len(ids)).astype(np.int64)
+    pairs = _list_pairs(stack, objects, SAME)
+    together = (member_of[pairs.first] >= 0) & (member_of[pairs.first] == member_of[pairs.second])
+    mean_iou = _mean_iou(member_of, votes, _Pairs(*(column[together] for column in pairs)))
+    seen = np.flatnonzero(votes)
+    place = np.full(len(ids) + 1, -1, np.int64)  # the last one stands for objects that are no member
+    place[seen] = np.arange(len(seen))
+    entropy = np.full(len(ids), np.nan)
+    _, entropy[seen] = _vote(stack, objects, place[member_of], len(seen))
+    return Consensus(
+        result.copy(), votes.astype(np.int32), len(stack), mean_iou.astype(np.float32), entropy.astype(np.float32)
+    )
+
+
+def doubt(labels: ArrayLike, views: ArrayLike) -> NDArray[np.float32]:
+    """Map where views disagree: the entropy, pixel by pixel, of the views' votes on what the pixel is.
+
+    A view says of a pixel that it is background, or one of the result's objects (matched as in `agreement`), or an
+    object that the result does not have. The doubt is the binary entropy of the share of views that hold the most
+    frequent opinion, and 1 where that is less than half of them.
+
+    Parameters
+    ----------
+    labels, views
+        As in `agreement`.
+
+    Returns
+    -------
+    ndarray
+        (H, W) float32, 0 (all views say the same) to 1 bit.
+
+    Raises
+    ------
+    ValueError
+        As in `agreement`.
+    """
+    result, stack = _result_and_views(labels, views)
+    opinions = np.empty_like(stack)
+    for v, (ours, theirs) in enumerate(_matched(result, stack)):
+        compacted, ids = compact(stack[v])
+        opinion = np.full(len(ids) + 1, -1, np.int32)
+        opinion[0] = 0
+        opinion[1 + np.searchsorted(ids, theirs)] = ours
+        opinions[v] = opinion[compacted]
+    share = np.maximum(np.arange(len(stack) + 1) / len(stack), 0.5)
+    inside = share < 1
+    p = np.where(inside, share, 0.5)
+    bits = np.where(inside, -p * np.log2(p) - (1 - p) * np.log2(1 - p), 0.0)
+    found: NDArray[np.float32] = _doubt_kernel(opinions, bits.astype(np.float32))
+    return found
+
+
+def _result_and_views(labels: ArrayLike, views: ArrayLike) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+    """Check both and return them as C-contiguous int32."""
+    result, stack = as_labels(np.asarray(labels)), _label_stack(views)
+    if result.shape != stack.shape[1:]:
+        raise ValueError(f"labels of shape {result.shape} and views of shape {stack.shape} differ in size")
+    return result, stack
+
+
+def _ids(labels: NDArray[np.int32]) -> NDArray[np.int32]:
+    """Labels of an image, ascending."""
+    return compact(labels)[1]
+
+
+def _matched(
+    result: NDArray[np.int32], stack: NDArray[np.int32]
+) -> Iterator[tuple[NDArray[np.int32], NDArray[np.int32]]]:
+    """Yield, for each view, labels of the result and labels of the view that are the same object."""
+    for view in stack:
+        pairs = pairs_of(_overlaps(result, view))
+        same = np.flatnonzero(passes(pairs, SAME, strict=False))
+        # Above one half an object has one partner at most; pairs are sorted by label, and the first one is taken.
+        same = same[np.lexsort((pairs.pred[same], pairs.truth[same], -pairs.iou[same]))]
+        same = same[np.sort(np.unique(pairs.truth[same], return_index=True)[1])]
+        same = same[np.sort(np.unique(pairs.pred[same], return_index=True)[1])]
+        yield pairs.truth[same], pairs.pred[same]
 
 
 def _label_stack(views: ArrayLike) -> NDArray[np.int32]:
@@ -232,15 +345,15 @@ def _rank(
 
 
 def _vote(
-    stack: NDArray[np.int32], objects: _Objects, cluster: NDArray[np.int64], ranked: NDArray[np.int64]
+    stack: NDArray[np.int32], objects: _Objects, member_of: NDArray[np.int64], n_clusters: int
 ) -> tuple[NDArray[np.int32], NDArray[np.float64]]:
-    """Give each pixel the place in `ranked` of the cluster that wins it (-1: none), and each cluster its entropy."""
-    place = np.full(len(cluster), -1, np.int64)
-    place[ranked] = np.arange(len(ranked))
-    member_of = place[cluster]
+    """Give each pixel the cluster that wins it (-1: none), and each cluster its entropy.
+
+    `member_of` holds each object's cluster, the clusters that win ties first, or -1.
+    """
     members = np.flatnonzero(member_of >= 0)
     members = members[np.argsort(member_of[members], kind="stable")]
-    starts = np.searchsorted(member_of[members], np.arange(len(ranked) + 1))
+    starts = np.searchsorted(member_of[members], np.arange(n_clusters + 1))
     owner, histogram = _vote_kernel(stack, objects.view[members], objects.label[members], objects.box[members], starts)
     votes = np.diff(starts)[:, None].astype(np.float64)
     fraction = np.arange(histogram.shape[1]) / np.maximum(votes, 1)
@@ -348,3 +461,22 @@ def _number_kernel(owner: Any, n_clusters: Any) -> Any:
                     number[c] = used
                 labels[y, x] = number[c]
     return labels, chosen[:used].copy()
+
+
+@kernel
+def _doubt_kernel(opinions: Any, bits: Any) -> Any:
+    """`bits[n]` of each pixel, n the number of views that hold its most frequent opinion."""
+    n_views, height, width = opinions.shape
+    found = np.zeros((height, width), np.float32)
+    for y in range(height):
+        for x in range(width):
+            best = 0
+            for i in range(n_views):
+                if n_views - i <= best:
+                    break
+                count = 0
+                for j in range(i, n_views):
+                    count += opinions[j, y, x] == opinions[i, y, x]
+                best = max(best, count)
+            found[y, x] = bits[best]
+    return found

@@ -60,6 +60,59 @@ def merge_instances(
     )
 
 
+def agreement(labels: ArrayLike, views: ArrayLike) -> Consensus:
+    """Compare each object of the result with the objects that match it, by sets of pixels."""
+    result, stack = np.asarray(labels), np.asarray(views)
+    matched = [_matched(result, view) for view in stack]
+    ids = [int(value) for value in np.unique(result) if value]
+    groups = [
+        [_Object(v, theirs, 0.0, _pixels(stack[v], theirs)) for v, m in enumerate(matched) if (theirs := m.get(i))]
+        for i in ids
+    ]
+    return Consensus(
+        result.astype(np.int32),
+        np.array([len(group) for group in groups], np.int32),
+        len(stack),
+        np.array([_mean_iou(group) for group in groups], np.float32),
+        np.array([_entropy(group) if group else np.nan for group in groups], np.float32),
+    )
+
+
+def doubt(labels: ArrayLike, views: ArrayLike) -> NDArray[np.float32]:
+    """Count the views' opinions pixel by pixel."""
+    result, stack = np.asarray(labels), np.asarray(views)
+    opinions = []
+    for view in stack:
+        ours = {theirs: i for i, theirs in _matched(result, view).items()}
+        opinions.append([0 if label == 0 else ours.get(int(label), -1) for label in view.ravel()])
+    found = []
+    for pixel in zip(*opinions, strict=True):
+        p = max(0.5, max(pixel.count(opinion) for opinion in pixel) / len(stack))
+        found.append(0.0 if p == 1 else -p * np.log2(p) - (1 - p) * np.log2(1 - p))
+    return np.array(found, np.float32).reshape(result.shape)
+
+
+def _pixels(image: NDArray[np.int32], label: int) -> frozenset[int]:
+    return frozenset(np.flatnonzero(image == label).tolist())
+
+
+def _matched(result: NDArray[np.int32], view: NDArray[np.int32]) -> dict[int, int]:
+    """Map labels of the result to labels of the view with an IoU of at least one half, each used once."""
+    ids = [[int(value) for value in np.unique(image) if value] for image in (result, view)]
+    matched: dict[int, int] = {}
+    candidates = []
+    for ours in ids[0]:
+        for theirs in ids[1]:
+            a, b = _pixels(result, ours), _pixels(view, theirs)
+            if 2 * len(a & b) >= len(a | b):
+                candidates.append((-Fraction(len(a & b), len(a | b)), ours, theirs))
+    first_of_ours = {ours: (iou, ours, theirs) for iou, ours, theirs in sorted(candidates, reverse=True)}
+    for _, ours, theirs in sorted(first_of_ours.values()):
+        if theirs not in matched.values():
+            matched[ours] = theirs
+    return matched
+
+
 def _objects(stack: NDArray[np.int32], scores: Sequence[ArrayLike] | None) -> list[_Object]:
     found = []
     for view, image in enumerate(stack):
