@@ -13,7 +13,7 @@ from cellinfer._version import __version__
 from cellinfer.errors import CellinferError
 from cellinfer.models import verify
 from cellinfer.outputs.runinfo import package_versions
-from cellinfer.sessions import available_cores, describe_engine, open_session
+from cellinfer.sessions import available_cores, describe_engine, open_session, precisions
 
 
 @dataclass(frozen=True)
@@ -84,8 +84,13 @@ def _kernels() -> Finding:
 def _models() -> list[Finding]:
     findings = []
     for name in cellinfer_models.registry():
-        try:
-            findings.append(Finding(f"model {name}", True, verify(name)))
-        except CellinferError as error:
-            findings.append(Finding(f"model {name}", False, str(error)))
+        for precision in precisions(name):
+            topic = f"model {name}" + (f" in {precision}" if precision != "float32" else "")
+            try:
+                findings.append(Finding(topic, True, verify(name, precision)))
+            except CellinferError as error:
+                findings.append(Finding(topic, False, str(error)))
+        if len(precisions(name)) > 1 and all(finding.good for finding in findings):
+            choice = open_session(name, precision="auto").choice
+            findings.append(Finding(f"precision of {name}", True, f"{choice.precision}: {choice.why}"))
     return findings

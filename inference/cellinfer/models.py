@@ -14,6 +14,7 @@ import cellinfer_models
 from cellinfer.cards import ModelCard
 from cellinfer.errors import ModelError
 from cellinfer.golden import FOREGROUND_TOLERANCE, golden_image, golden_labels
+from cellinfer.precision import Precision
 from cellinfer.recommend import Recommendation, Trial, draw_trials, rank, recommend
 from cellinfer.sessions import open_session
 
@@ -54,8 +55,13 @@ def card(model: str | Path) -> ModelCard:
     return open_session(model, "cpu", 1).card
 
 
-def verify(model: str | Path) -> str:
+def verify(model: str | Path, precision: Precision = "float32") -> str:
     """Check a model's file, card and result on its golden input.
+
+    Parameters
+    ----------
+    model, precision
+        See `cellinfer.sessions.open_session`.
 
     Returns
     -------
@@ -67,7 +73,7 @@ def verify(model: str | Path) -> str:
     ModelError
         If anything differs from the card; says what.
     """
-    session = open_session(model, "cpu")
+    session = open_session(model, "cpu", precision=precision)
     golden = session.card.golden
     if not golden:
         raise ModelError(f"The card of the model {model} has no golden result to verify against.")

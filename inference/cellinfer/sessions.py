@@ -5,10 +5,10 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import cellinfer_models
 import numpy as np
@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from cellinfer.cards import ModelCard, card_from_metadata
 from cellinfer.errors import DeviceError, EngineError, ModelError
 from cellinfer.onnxfile import has_external_data
+from cellinfer.precision import Choice, Precision, choose
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
 Device = Literal["auto", "cpu", "cuda"]
 _log = logging.getLogger(__name__)
 _NUMBERS = {"tensor(float)": np.float32, "tensor(int64)": np.int64}
+_AS_ASKED = Choice("float32", "asked for")
+_TRIAL_SIDE = 256
+"""Side of the tile, pixels, on which precisions are timed."""
 _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 
 
@@ -42,6 +46,8 @@ class Session:
         `"cpu"` or `"cuda"`: where it really runs.
     threads
         Threads that one call uses on the CPU.
+    choice
+        Precision of the network, and why this one.
     """
 
     card: ModelCard
@@ -49,6 +55,12 @@ class Session:
     device: str
     threads: int
     _engine: onnxruntime.InferenceSession
+    choice: Choice = _AS_ASKED
+
+    @property
+    def precision(self) -> str:
+        """`"float32"` or `"int8"`."""
+        return self.choice.precision
 
     def run(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:
         """Run the network; may be called from several threads at once.
@@ -126,7 +138,9 @@ class Session:
             )
 
 
-def open_session(model: str | Path = "nuclei", device: Device = "auto", threads: int = 0) -> Session:
+def open_session(
+    model: str | Path = "nuclei", device: Device = "auto", threads: int = 0, precision: Precision = "float32"
+) -> Session:
     """Open a bundled model by name, or any ONNX file that carries a card.
 
     Parameters
@@ -137,20 +151,78 @@ def open_session(model: str | Path = "nuclei", device: Device = "auto", threads:
         `"auto"` takes a GPU where one works and the CPU elsewhere; `"cpu"` and `"cuda"` are taken at their word.
     threads
         Threads per call on the CPU; 0 takes every core that this process may use.
+    precision
+        Of a bundled model: `"float32"`; `"int8"`, on the CPU only; or `"auto"`, which takes 8 bit where the model has
+        such a variant and it is faster here (timed once on a small tile, see `cellinfer.precision`). A file of one's
+        own has the precision it has.
 
     Raises
     ------
     ModelError
-        If the file is missing, altered, has no valid card, or is not a network that the engine accepts.
+        If the file is missing, altered, has no valid card, is not a network that the engine accepts, or the model
+        does not exist in that precision.
     DeviceError
         If the device asked for is not there.
     """
-    content, source = _read_model(model)
+    if precision not in get_args(Precision):
+        raise ModelError(f"Unknown precision {precision!r}: choose {', '.join(get_args(Precision))}.")
     threads = threads or available_cores()
+    variants = precisions(model)
+    if precision == "int8" and "int8" in variants:
+        if device == "cuda":
+            raise DeviceError("The precision int8 is for the CPU: use --device cpu, or --precision float32.")
+        return _open(model, "cpu", threads, Choice("int8", "asked for"))
+    exact = _open(model, device, threads, _AS_ASKED)
+    if precision == "int8" and exact.precision != "int8":
+        raise ModelError(f"The model {str(model)!r} has no int8 variant: use --precision float32 or auto.")
+    if precision == "auto":
+        return _faster(model, exact, "int8" in variants)
+    return exact
+
+
+def precisions(model: str | Path) -> dict[Precision, str]:
+    """Return the precisions of a bundled model and the SHA-256 of the file of each; nothing for a file of one's own."""
+    entry = cellinfer_models.registry().get(model) if isinstance(model, str) else None
+    if entry is None:
+        return {}
+    found: dict[Precision, str] = {"float32": entry.sha256}
+    if "int8" in entry.variants:
+        found["int8"] = entry.variants["int8"].sha256
+    return found
+
+
+def _open(model: str | Path, device: Device, threads: int, choice: Choice) -> Session:
+    content, source = _read_model(model, choice.precision)
     engine, taken = _build(content, source, device, threads)
     card = card_from_metadata(engine.get_modelmeta().custom_metadata_map, source)
     _check_shapes(engine, card, source)
-    return Session(card, cellinfer_models.digest(content), taken, threads, engine)
+    if choice.precision == "float32" and card.description_file["config"]["cellinfer"].get("precision") == "int8":
+        choice = Choice("int8", "as the file is")
+    return Session(card, cellinfer_models.digest(content), taken, threads, engine, choice)
+
+
+def _faster(model: str | Path, exact: Session, has_int8: bool) -> Session:
+    """Return the session in the precision that is faster on this processor."""
+    if exact.precision == "int8":
+        return exact
+    if not has_int8:
+        return replace(exact, choice=Choice("float32", "the model has no other precision"))
+    if exact.device != "cpu":
+        return replace(exact, choice=Choice("float32", f"int8 is for the CPU, this runs on {exact.device}"))
+    quick = _open(model, "cpu", exact.threads, Choice("int8", ""))
+    tile = _trial_tile(exact.card)
+    engine = _onnxruntime().__version__
+    key = f"onnxruntime {engine}|{exact.threads} threads|{exact.sha256}|{quick.sha256}"
+    choice = choose(key, lambda: exact.run(tile), lambda: quick.run(tile))
+    return replace(quick if choice.precision == "int8" else exact, choice=choice)
+
+
+def _trial_tile(card: ModelCard) -> NDArray[np.float32]:
+    """Return a small tile of bright disks of the size that the model looks for."""
+    side = -(-_TRIAL_SIDE // card.multiple) * card.multiple
+    along = (np.arange(side) % (1.5 * card.diameter)) / card.diameter - 0.75
+    disks = np.clip(1 - 4 * (along[:, None] ** 2 + along**2), 0, 1).astype(np.float32)
+    return np.tile(disks, (1, len(card.channels), 1, 1))
 
 
 def available_cores() -> int:
@@ -179,11 +251,11 @@ def _onnxruntime() -> Any:
     return onnxruntime
 
 
-def _read_model(model: str | Path) -> tuple[bytes, str]:
+def _read_model(model: str | Path, precision: str = "float32") -> tuple[bytes, str]:
     """Read a model file once; what is checked is what runs."""
     if isinstance(model, str) and model in cellinfer_models.registry():
         try:
-            return cellinfer_models.read(model), model
+            return cellinfer_models.read(model, precision), model
         except IntegrityError as error:
             raise ModelError(str(error)) from error
     path = Path(model)
@@ -245,8 +317,8 @@ def _check_shapes(engine: Any, card: ModelCard, source: str) -> None:
     if len(outputs) == 1:
         dense.append(("output", outputs, card.outputs))
     elif sorted(tensor.name for tensor in outputs) != sorted(card.outputs):
-        names = [tensor.name for tensor in outputs]
-        raise ModelError(f"The model {source} has outputs {names}, but its card names {list(card.outputs)}.")
+        found = [tensor.name for tensor in outputs]
+        raise ModelError(f"The model {source} has outputs {found}, but its card names {list(card.outputs)}.")
     for kind, tensors, names in dense:
         if len(tensors) != 1 or len(tensors[0].shape) != 4:
             raise ModelError(f"The model {source} must have one {kind} of shape (N, C, H, W).")

@@ -1,16 +1,18 @@
 """The bundled ONNX models, one card each, and the code that verifies them.
 
 `registry.json` names every bundled file with its SHA-256; a model is read once, checked, and handed on as bytes, so
-that what was checked is what runs.
+that what was checked is what runs. A model may have variants in other precisions, each a file of its own.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 __all__ = ["Entry", "IntegrityError", "digest", "folder", "read", "registry"]
 
@@ -33,12 +35,15 @@ class Entry:
         Hexadecimal digest of the file.
     summary
         One line on what it is for.
+    variants
+        The same model in other precisions, by precision (`"int8"`).
     """
 
     name: str
     file: str
     sha256: str
     summary: str
+    variants: Mapping[str, Entry] = field(default_factory=dict)
 
     @property
     def path(self) -> Path:
@@ -60,7 +65,16 @@ def folder() -> Path:
 def registry() -> dict[str, Entry]:
     """Return the bundled models by name, in the order of the registry."""
     table = json.loads((folder() / "registry.json").read_text(encoding="utf-8"))
-    return {name: Entry(name=name, **values) for name, values in table.items()}
+    return {name: _entry(name, values) for name, values in table.items()}
+
+
+def _entry(name: str, values: Mapping[str, Any]) -> Entry:
+    summary = values["summary"]
+    variants = {
+        precision: Entry(name, variant["file"], variant["sha256"], summary)
+        for precision, variant in values.get("variants", {}).items()
+    }
+    return Entry(name, values["file"], values["sha256"], summary, variants)
 
 
 def digest(content: bytes) -> str:
@@ -68,17 +82,26 @@ def digest(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
-def read(name: str) -> bytes:
+def read(name: str, precision: str = "float32") -> bytes:
     """Return the bytes of a bundled model after checking them against the registry.
+
+    Parameters
+    ----------
+    name
+        A key of `registry()`.
+    precision
+        `"float32"`, or one of the model's variants.
 
     Raises
     ------
     KeyError
-        If no bundled model has that name.
+        If no bundled model has that name, or none in that precision.
     IntegrityError
         If the file is missing or its digest differs.
     """
     entry = registry()[name]
+    if precision != "float32":
+        entry = entry.variants[precision]
     try:
         content = entry.path.read_bytes()
     except OSError as error:

@@ -11,6 +11,7 @@ import contextlib
 import io
 import json
 import logging
+import shutil
 import tempfile
 import warnings
 from collections.abc import Iterator, Sequence
@@ -18,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import cellinfer_models
 import cv2
 import numpy as np
 import onnx
@@ -34,7 +36,7 @@ from onnxruntime.quantization import (
 
 from cellinfer_training.assess import assess, summarise
 from cellinfer_training.data import Sample
-from cellinfer_training.export import write_model
+from cellinfer_training.export import register_variant, write_model
 from cellinfer_training.graphs import after_last_convolution, before_first_convolution, rewrite
 from cellinfer_training.parity import LIMITS, agreement
 
@@ -46,7 +48,6 @@ TRAINING_LIMIT = 0.003
 LIMIT = 0.005
 """Largest loss of mAP_DSB on validation images with which a quantised model may be written."""
 _QUANTISED = ["Conv", "Relu", "Add", "MaxPool", "Resize", "DepthToSpace", "Slice"]
-REDUCE = False
 _SIDE = 256
 _CROPS = 40
 _TRIALS = 60
@@ -79,7 +80,9 @@ class Trial:
     loss: float
 
 
-def quantise(model: Path, training: Sequence[Sample], held: Sequence[Sample], out: Path) -> Path:
+def quantise(
+    model: Path, training: Sequence[Sample], held: Sequence[Sample], out: Path, plans: Sequence[Plan] = PLANS
+) -> Path:
     """Quantise a model; the result has its own card, which says how and at what cost.
 
     Parameters
@@ -92,6 +95,8 @@ def quantise(model: Path, training: Sequence[Sample], held: Sequence[Sample], ou
         Images it was not trained on: they say what quantising cost.
     out
         The `.onnx` file to write; its card goes beside it with `.yaml`.
+    plans
+        What to try, in turn.
 
     Returns
     -------
@@ -108,7 +113,7 @@ def quantise(model: Path, training: Sequence[Sample], held: Sequence[Sample], ou
     """
     with tempfile.TemporaryDirectory() as folder:
         candidate = Path(folder) / out.name
-        taken, trials = _first_good(model, training, candidate)
+        taken, trials = _first_good(model, training, candidate, plans)
         slow, fast = (open_session(path, "cpu") for path in (model, candidate))
         before, after = (summarise(assess(session, list(held))) for session in (slow, fast))
         loss = round(before["all"]["map_dsb"] - after["all"]["map_dsb"], 4)
@@ -131,6 +136,24 @@ def quantise(model: Path, training: Sequence[Sample], held: Sequence[Sample], ou
         description["description"] = f"{description['description']} Quantised to 8 bit: {loss:+.4f} mAP_DSB lost."
         write_model(onnx.load(candidate), description, out)
     return out
+
+
+def release(path: Path, name: str) -> Path:
+    """Copy a quantised model and its card into `cellinfer_models` and enter it as a variant of the bundled `name`.
+
+    Raises
+    ------
+    InputError
+        If it was made from another model than the one that is bundled now.
+    """
+    card = open_session(path, "cpu").card.description_file["config"]["cellinfer"]
+    if card["quantisation"]["of_sha256"] != cellinfer_models.registry()[name].sha256:
+        raise InputError(f"{path} was quantised from another model than the bundled {name!r}: quantise that one.")
+    target = cellinfer_models.folder() / f"{name}.int8.onnx"
+    for suffix in (".onnx", ".yaml"):
+        shutil.copyfile(path.with_suffix(suffix), target.with_suffix(suffix))
+    register_variant(target, name, "int8")
+    return target
 
 
 def compare_plans(
@@ -175,10 +198,12 @@ def calibration_crops(
         yield np.ascontiguousarray(padded[top : top + side, left : left + side].transpose(2, 0, 1)[None], np.float32)
 
 
-def _first_good(model: Path, training: Sequence[Sample], target: Path) -> tuple[Trial, list[Trial]]:
+def _first_good(
+    model: Path, training: Sequence[Sample], target: Path, plans: Sequence[Plan]
+) -> tuple[Trial, list[Trial]]:
     """Try plans until one is good enough and leave its network in `target`."""
     trials: list[Trial] = []
-    for trial, path in compare_plans(model, training, target.parent):
+    for trial, path in compare_plans(model, training, target.parent, plans):
         trials.append(trial)
         print(f"{trial.plan}: {trial.score:.4f} on training images, {trial.loss:+.4f} lost")
         if trial.loss <= TRAINING_LIMIT:
@@ -222,7 +247,6 @@ def _quantise(prepared: onnx.ModelProto, crops: Sequence[NDArray[np.float32]], p
             per_channel=True,
             activation_type=QuantType.QUInt8,
             weight_type=QuantType.QInt8,
-            reduce_range=REDUCE,
             calibrate_method={
                 "minmax": CalibrationMethod.MinMax,
                 "percentile": CalibrationMethod.Percentile,
