@@ -82,6 +82,37 @@ def recipe(
         typer.echo(f"released as {run.release(path, made.summary)}")
 
 
+@app.command()
+def quantise(
+    model: Annotated[
+        str, typer.Argument(help="Name of a bundled model, or an ONNX file made here.", show_default=False)
+    ],
+    data: Annotated[Path, typer.Argument(help="Folder that holds dsb2018/ and bbbc039/.", show_default=False)],
+    out: Annotated[Path, typer.Option("--out", "-o", help="The .onnx file to write.")],
+    like: Annotated[
+        str | None, typer.Option(help="Recipe whose images and split are used.", show_default="the model's name")
+    ] = None,
+    release: Annotated[
+        bool, typer.Option(help="Also put it into cellinfer_models, as the int8 variant of the bundled model.")
+    ] = False,
+) -> None:
+    """Make the 8-bit version of a finished model; refused if that costs too much."""
+    import cellinfer_models
+
+    from cellinfer_training import quantise as made
+    from cellinfer_training.recipes import RECIPES, load, split
+
+    entry = cellinfer_models.registry().get(model)
+    path = entry.path if entry is not None else Path(model)
+    name = like or path.stem
+    if name not in RECIPES:
+        raise typer.BadParameter(f"there is no recipe {name!r}: say with --like which of {', '.join(RECIPES)}")
+    training, held = split(load(data, RECIPES[name]), RECIPES[name])
+    typer.echo(f"model   {made.quantise(path, training, held, out)}")
+    if release:
+        typer.echo(f"released as {made.release(out, name)}")
+
+
 def _done(path: Path) -> None:
     typer.echo(f"model   {path}\nreport  {path.parent / 'report.md'}, report.png, scores.csv, log.csv")
 
