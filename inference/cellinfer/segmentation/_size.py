@@ -13,6 +13,8 @@ from cellinfer.segmentation._planes import Channel, Planes, prepare
 from cellinfer.sessions import Session
 
 _ESTIMATE_SIDE = 768
+_STILL = 0.08
+"""Logarithm of the change of scale below which an estimate stands still."""
 
 
 def estimate_diameter(
@@ -78,11 +80,12 @@ def _settle(pixels: NDArray[np.float32], session: Session, scale: float) -> tupl
         found = median_diameter(labels)
         if math.isnan(found):
             break
-        previous, diameter = diameter, found
+        diameter = found
         explained = float(signal[labels > 0].sum())
-        if previous is not None and abs(np.log(diameter / previous)) < 0.08:
+        wanted = float(np.clip(expected / diameter, 1 / LARGEST_SCALE, LARGEST_SCALE))
+        if abs(math.log(wanted / scale)) < _STILL:
             break
-        scale = float(np.clip(expected / diameter, 1 / LARGEST_SCALE, LARGEST_SCALE))
+        scale = wanted
     return None if diameter is None else (diameter, explained)
 
 
