@@ -19,7 +19,7 @@ from cellinfer_training.augment import Augmentation, CropSampler  # noqa: E402
 from cellinfer_training.cards import describe  # noqa: E402
 from cellinfer_training.data import CLIP, Sample, load_pairs, normalise  # noqa: E402
 from cellinfer_training.export import TOLERANCE, export_model  # noqa: E402
-from cellinfer_training.loop import Schedule, Trainer  # noqa: E402
+from cellinfer_training.loop import Schedule, Trainer, of_output  # noqa: E402
 from cellinfer_training.losses import distance_loss  # noqa: E402
 from cellinfer_training.networks import FieldNet, UNet, load_weights  # noqa: E402
 from cellinfer_training.recipes import RECIPES  # noqa: E402
@@ -118,7 +118,7 @@ def trainer(folder: Path, steps: int, samples: list[Sample]) -> Trainer:
     torch.manual_seed(0)
     held = [CropSampler(samples, SMALL, 9).batch(2)]
     schedule = Schedule(steps=steps, batch=2, warm_up=2, check_every=5)
-    return Trainer(FieldNet(width=8), distance_loss, CropSampler(samples, SMALL, 1), held, folder, schedule)
+    return Trainer(FieldNet(width=8), of_output(distance_loss), CropSampler(samples, SMALL, 1), held, folder, schedule)
 
 
 def test_training_lowers_the_loss_and_continues_where_it_stopped(tmp_path: Path) -> None:

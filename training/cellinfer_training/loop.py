@@ -22,6 +22,9 @@ from torch import Tensor, nn
 from cellinfer_training.augment import CropSampler
 
 Loss = Callable[[Tensor, Tensor], dict[str, Tensor]]
+"""From output and target to parts and their sum under `loss`."""
+Objective = Callable[[nn.Module, Tensor, Tensor], dict[str, Tensor]]
+"""From network, images and target to the same."""
 Batch = tuple[NDArray[np.float32], NDArray[np.float32]]
 
 
@@ -55,13 +58,24 @@ def resume_step(folder: Path) -> int:
     return int(torch.load(last, map_location="cpu", weights_only=True)["step"]) if last.exists() else 0
 
 
+def of_output(loss: Loss) -> Objective:
+    """Return the objective of a network whose output is all that its loss needs."""
+
+    def objective(network: nn.Module, image: Tensor, target: Tensor) -> dict[str, Tensor]:
+        with torch.autocast(image.device.type, torch.bfloat16):
+            output = network(image)
+        return loss(output.float(), target)
+
+    return objective
+
+
 class Trainer:
     """Trains a network and leaves `last.pt`, `best.pt` and `log.csv` in its folder.
 
     Parameters
     ----------
-    network, loss
-        What is trained, and its loss, which returns parts and their sum under `loss`.
+    network, objective
+        What is trained, and what is to become small.
     sampler
         Where training batches come from.
     validation
@@ -77,7 +91,7 @@ class Trainer:
     def __init__(
         self,
         network: nn.Module,
-        loss: Loss,
+        objective: Objective,
         sampler: CropSampler,
         validation: list[Batch],
         folder: Path,
@@ -89,7 +103,7 @@ class Trainer:
         self.device = torch.device(device)
         self.network = network.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.average = copy.deepcopy(self.network).eval()
-        self.loss, self.sampler, self.validation = loss, sampler, validation
+        self.objective, self.sampler, self.validation = objective, sampler, validation
         self.folder, self.schedule, self.frozen_statistics = folder, schedule, frozen_statistics
         self.optimiser = torch.optim.AdamW(self.network.parameters(), lr=schedule.rate, weight_decay=schedule.decay)
         self.step, self.best = 0, math.inf
@@ -141,9 +155,7 @@ class Trainer:
 
     def _loss(self, network: nn.Module, batch: Batch) -> dict[str, Tensor]:
         image, target = (torch.from_numpy(part).to(self.device) for part in batch)
-        with torch.autocast(self.device.type, torch.bfloat16):
-            logits = network(image.to(memory_format=torch.channels_last))
-        return self.loss(logits.float(), target)
+        return self.objective(network, image.to(memory_format=torch.channels_last), target)
 
     @torch.no_grad()
     def _follow(self) -> None:

@@ -16,7 +16,7 @@ from cellinfer_training.assess import assess, summarise
 from cellinfer_training.augment import Augmentation, CropSampler
 from cellinfer_training.data import CLIP, HIGH, LOW, Sample, load_dsb2018, load_pairs
 from cellinfer_training.export import export_model, register
-from cellinfer_training.loop import Schedule, Trainer, resume_step
+from cellinfer_training.loop import Schedule, Trainer, of_output, resume_step
 from cellinfer_training.losses import distance_loss
 from cellinfer_training.networks import FieldNet
 from cellinfer_training.report import draw_report, write_scores
@@ -72,7 +72,7 @@ def train(data: Path, folder: Path, recipe: Recipe, device: str = "cpu") -> None
     # A continued run must not see the same crops again.
     sampler = CropSampler(training, recipe.augmentation, recipe.seed + 1 + resume_step(folder))
     network = FieldNet(outputs=2, width=recipe.width)
-    Trainer(network, distance_loss, sampler, validation, folder, recipe.schedule, device).run()
+    Trainer(network, of_output(distance_loss), sampler, validation, folder, recipe.schedule, device).run()
 
 
 def finish(data: Path, folder: Path, recipe: Recipe) -> Path:

@@ -16,7 +16,7 @@ from cellinfer_training.augment import Augmentation, CropSampler
 from cellinfer_training.cards import describe
 from cellinfer_training.data import Sample
 from cellinfer_training.export import export_model, register
-from cellinfer_training.loop import Trainer, resume_step
+from cellinfer_training.loop import Trainer, of_output, resume_step
 from cellinfer_training.networks import load_weights
 from cellinfer_training.recipes import Recipe
 from cellinfer_training.report import draw_report, write_scores, write_summary
@@ -74,7 +74,8 @@ def train(
         left = load_weights(network, start)
         print(f"weights from {start.name}" + (f"; new: {', '.join(left)}" if left else ""))
     validation = [fixed.batch(batch) for _ in range(_CHECKED)]
-    Trainer(network, task.loss, sampler, validation, folder, recipe.schedule, device, frozen_statistics).run()
+    objective = of_output(task.loss)
+    Trainer(network, objective, sampler, validation, folder, recipe.schedule, device, frozen_statistics).run()
 
 
 def finish(

@@ -196,7 +196,12 @@ def describe_mask_rcnn(
     side = [{"type": "space", "id": axis, "size": 2 * MASK_BINS} for axis in "yx"]
     axes = dict(zip(OUTPUTS, ([objects, corners], [objects], [objects, *side]), strict=True))
     card["outputs"] = [{"id": name, "axes": axes[name], "data": {"type": "float32"}} for name in OUTPUTS]
-    card["config"]["cellinfer"] |= {"tile": _TILE, "halo": _HALO, "multiple": MaskRcnn.multiple}
+    card["config"]["cellinfer"] |= {
+        "decoder": {"kind": "mask-rcnn", "options": Settings()._asdict()},
+        "multiple": MaskRcnn.multiple,
+        "tile": _TILE,
+        "halo": _HALO,
+    }
     return card
 
 

@@ -40,7 +40,10 @@ def roi_align(maps: Tensor, boxes: Tensor, owners: Tensor, bins: int, stride: in
     columns = _weights(boxes[:, 1], boxes[:, 3], bins, width, stride).to(maps.dtype)
     counts = torch.bincount(owners, minlength=len(maps)).tolist()
     # All boxes of one map share one product over its rows.
-    parts = [torch.einsum("rph,chw->rcpw", share, plane) for share, plane in zip(rows.split(counts), maps, strict=True)]
+    parts = [
+        torch.einsum("rph,chw->rcpw", share, plane)
+        for share, plane in zip(torch.split(rows, counts), maps, strict=True)
+    ]
     return torch.einsum("rcpw,rqw->rcpq", torch.cat(parts), columns)
 
 
@@ -69,4 +72,4 @@ def _weights(first: Tensor, last: Tensor, bins: int, size: int, stride: int) -> 
     held = places.clamp(0, size - 1)
     weights = (1 - (held[..., None] - torch.arange(size, device=first.device)).abs()).clamp(min=0)
     weights = weights * ((places >= -1) & (places <= size))[..., None]  # ONNX: farther out, nothing is read
-    return weights.unflatten(1, (bins, SAMPLES)).mean(2)
+    return weights.reshape(len(places), bins, SAMPLES, size).mean(2)

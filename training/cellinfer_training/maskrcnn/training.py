@@ -106,7 +106,7 @@ def train(
     # A continued run must not see the same crops again.
     sampler = CropSampler(training, recipe.augmentation, recipe.seed + 1 + resume_step(folder), as_plane, scalar=False)
     validation = [fixed.batch(recipe.schedule.batch) for _ in range(_CHECKED)]
-    DetectionTrainer(recipe.make_network(), _unused, sampler, validation, folder, recipe.schedule, device).run()
+    StagedTrainer(recipe.make_network(), objective, sampler, validation, folder, recipe.schedule, device).run()
 
 
 def as_plane(labels: NDArray[np.int32]) -> NDArray[np.float32]:
@@ -114,15 +114,15 @@ def as_plane(labels: NDArray[np.int32]) -> NDArray[np.float32]:
     return labels.astype(np.float32)[..., None]
 
 
-class DetectionTrainer(Trainer):
-    """Trains a network whose loss needs its heads, and opens its layers as a staged schedule says."""
+def objective(network: nn.Module, image: Tensor, target: Tensor) -> dict[str, Tensor]:
+    """Return the losses of images `(N, C, H, W)` whose object numbers are the target `(N, 1, H, W)`."""
+    assert isinstance(network, MaskRcnn)
+    with torch.autocast(image.device.type, torch.bfloat16):
+        return losses(network, network(image), target[:, 0])
 
-    def _loss(self, network: nn.Module, batch: Batch) -> dict[str, Tensor]:
-        assert isinstance(network, MaskRcnn)
-        image, labels = (torch.from_numpy(part).to(self.device) for part in batch)
-        with torch.autocast(self.device.type, torch.bfloat16):
-            features = network(image.to(memory_format=torch.channels_last))
-            return losses(network, features, labels[:, 0])
+
+class StagedTrainer(Trainer):
+    """Closes layers as a staged schedule says; with any other schedule, trains all of them throughout."""
 
     def _advance(self, batch: Batch) -> float:
         if isinstance(self.schedule, StagedSchedule):
@@ -137,7 +137,3 @@ def _stage_of(parameter: str) -> int:
     if parameter.startswith(("stages.3.", "downs.2.")):
         return 1
     return 0 if parameter.startswith(("stem.", "stages.", "downs.")) else 2
-
-
-def _unused(logits: Tensor, target: Tensor) -> dict[str, Tensor]:
-    raise NotImplementedError("the losses need the network: see DetectionTrainer")
