@@ -20,14 +20,15 @@ from cellinfer._version import __version__
 from cellinfer.errors import CellinferError, DeviceError, EngineError, InputError, ModelError, OutputError
 from cellinfer.files import owned
 from cellinfer.journal import Entry, Journal, field_name, fingerprint
-from cellinfer.outputs.labels import write_labels
+from cellinfer.outputs.labels import write_labels, write_uncertainty
 from cellinfer.outputs.overview import draw_overview
 from cellinfer.outputs.runinfo import write_run_info
 from cellinfer.outputs.tables import image_row, read_shard, tables_of, write_shard, write_tables
 from cellinfer.pipeline import KEY_COLUMNS, Pipeline, Settings, empty_result, plate_diameter, resolve_channels
 from cellinfer.plate import Field, Plate
+from cellinfer.precision import Precision
 from cellinfer.readers import read_plate
-from cellinfer.sessions import Device, available_cores, open_session
+from cellinfer.sessions import Device, available_cores, open_session, precisions
 
 _log = logging.getLogger(__name__)
 Progress = Callable[["State"], None]
@@ -59,8 +60,8 @@ class RunResult:
         Fields whose results were there already.
     failed
         Field name -> reason, for fields that could not be analysed.
-    device, diameter
-        What the network ran on, and the nucleus diameter (pixels) that was used.
+    device, precision, diameter
+        What the network ran on, in which precision, and the nucleus diameter (pixels) that was used.
     diameter_assumed
         True if no nucleus was seen to estimate the diameter from: then it is the model's own.
     notes
@@ -77,6 +78,7 @@ class RunResult:
     reused: int
     failed: Mapping[str, str]
     device: str
+    precision: str
     diameter: float
     diameter_assumed: bool
     notes: tuple[str, ...]
@@ -95,6 +97,7 @@ def run(
     *,
     model: str | Path = "nuclei",
     device: Device = "auto",
+    precision: Precision = "auto",
     settings: Settings | None = None,
     pattern: str | None = None,
     layout: str = "auto",
@@ -113,8 +116,8 @@ def run(
         Folder of images, or a `Plate` already read. It is never written to.
     out
         Result folder; made if needed.
-    model, device
-        See `cellinfer.sessions.open_session`.
+    model, device, precision
+        See `cellinfer.sessions.open_session`. With `"auto"`, a folder goes on in the precision it was begun in.
     settings
         What to do with each field.
     pattern, layout, channels
@@ -150,7 +153,8 @@ def run(
     _refuse_output_in_input(plate.root, folder)
     workers = workers or available_cores()
     report = progress or (lambda state: None)
-    session = open_session(model, device, max(1, available_cores() // workers))
+    precision = precision if fresh or precision != "auto" else _begun_in(folder, model)
+    session = open_session(model, device, max(1, available_cores() // workers), precision)
     pipeline = Pipeline(session, settings)
     with owned(folder):
         work = _Work(plate, folder, pipeline, fresh, retry_failed, report)
@@ -166,6 +170,7 @@ def run(
             reused=work.state.reused,
             failed=work.failures(),
             device=session.device,
+            precision=session.precision,
             diameter=work.diameter,
             diameter_assumed=work.assumed,
             notes=(*plate.notes, *work.notes, *_remarks(plate, work.pipeline, profiles, work.flagged)),
@@ -217,7 +222,9 @@ class _Work:
         if diameter is None:
             self.report(replace(self.state, message="estimating the size of nuclei"))
             diameter = plate_diameter(pipeline, list(self.plate.fields))
-        self.journal.begin(header | {"diameter": diameter, "version": __version__})
+        self.journal.begin(
+            header | {"diameter": diameter, "version": __version__, "model_sha256": pipeline.session.sha256}
+        )
         return (pipeline.session.card.diameter, True) if diameter is None else (diameter, False)
 
     def do(self, workers: int) -> None:
@@ -305,11 +312,12 @@ class _Work:
         return {stage: round(seconds, 3) for stage, seconds in total.items()}
 
     def label_paths(self, field: Field) -> dict[str, Path]:
-        """Where the label images of a field are."""
+        """Where the label images of a field are, and with test-time augmentation its uncertainty image."""
         return self._labels(field_name(field))
 
     def _labels(self, name: str) -> dict[str, Path]:
-        return {kind: self.folder / "labels" / kind / f"{name}.ome.tiff" for kind in ("Nuclei", "Cells")}
+        kinds = ("Nuclei", "Cells", "Uncertainty") if self.pipeline.settings.tta != "none" else ("Nuclei", "Cells")
+        return {kind: self.folder / "labels" / kind / f"{name}.ome.tiff" for kind in kinds}
 
     def _is_done(self, name: str) -> bool:
         entry = self.journal.entries.get(name)
@@ -341,7 +349,11 @@ class _Work:
         started = time.perf_counter()
         result.image |= {"Image_Status": "ok", "Image_Reason": ""}
         for kind, path in self.label_paths(field).items():
-            write_labels(result.labels[kind], path, name=kind, pixel_size=self.plate.pixel_size)
+            if kind == "Uncertainty":
+                assert result.uncertainty is not None
+                write_uncertainty(result.uncertainty, path, pixel_size=self.plate.pixel_size)
+            else:
+                write_labels(result.labels[kind], path, name=kind, pixel_size=self.plate.pixel_size)
         shard = self._shard(name)
         write_shard(result, shard)
         result.seconds["write"] = time.perf_counter() - started
@@ -375,6 +387,12 @@ def _remarks(plate: Plate, pipeline: Pipeline, profiles: pd.DataFrame, flagged: 
             f"{len(flagged)} of {len(plate.fields)} fields are flagged (Image_QC_Flags), such as: {flagged[0]}"
         )
     return remarks
+
+
+def _begun_in(folder: Path, model: str | Path) -> Precision:
+    """Return the precision in which a folder's earlier run used this very model, so that none is mixed or undone."""
+    before = Journal(folder / "journal.jsonl").header.get("model_sha256")
+    return next((name for name, sha256 in precisions(model).items() if sha256 == before), "auto")
 
 
 def _configuration(pipeline: Pipeline) -> str:

@@ -25,6 +25,7 @@ from cellinfer.images import read_channel
 from cellinfer.measurement import measure
 from cellinfer.measurement.ratios import compartment_ratios, ring_ratios
 from cellinfer.plate import Field
+from cellinfer.precision import Precision
 from cellinfer.quality import image_quality
 from cellinfer.segmentation import (
     Merge,
@@ -54,8 +55,8 @@ class Settings:
         Channel that shows cytoplasm; None takes the only other channel, and without one grows cells evenly.
     diameter
         Median nucleus diameter in pixels; None estimates it (a plate run estimates it once, from several fields).
-    tta, merge
-        Test-time augmentation, see `cellinfer.segmentation.segment_image`.
+    tta, merge, invert
+        Test-time augmentation, and dark nuclei on a bright ground: see `cellinfer.segmentation.segment_image`.
     cell_distance
         Farthest that a cell reaches beyond its nucleus, pixels; None takes one and a half nucleus diameters, or a
         quarter of one where no channel shows cytoplasm.
@@ -75,6 +76,7 @@ class Settings:
     diameter: float | None = None
     tta: Tta = "none"
     merge: Merge = "instances"
+    invert: bool = False
     cell_distance: float | None = None
     edge: EdgePolicy = "drop"
     families: tuple[str, ...] | None = None
@@ -104,6 +106,10 @@ class FieldResult:
         The field's own row: counts, intensities, quality.
     flags
         What is wrong with the field, in words; empty if nothing.
+    notes
+        What was taken for granted about its nuclear image, in words.
+    uncertainty
+        `(H, W)` float32, 0 to 1: how far views disagree on each pixel; None without test-time augmentation.
     seconds
         Wall time by stage.
     """
@@ -112,6 +118,8 @@ class FieldResult:
     tables: dict[str, pd.DataFrame]
     image: dict[str, Any]
     flags: tuple[str, ...]
+    notes: tuple[str, ...] = ()
+    uncertainty: NDArray[np.float32] | None = None
     seconds: dict[str, float] = field(default_factory=dict)
 
     @property
@@ -184,6 +192,7 @@ class Pipeline:
                 diameter=settings.diameter,
                 tta=settings.tta,
                 merge=settings.merge,
+                invert=settings.invert,
             )
         with _timed(seconds, "cells"):
             parts = compartments(
@@ -198,7 +207,7 @@ class Pipeline:
             tables = _measured(parts, images, found, settings, row)
         row |= _counts(parts, found)
         labels = {"Nuclei": parts.nuclei, "Cells": parts.cells, "Cytoplasm": parts.cytoplasm}
-        result = FieldResult(labels, tables, row, flags, seconds)
+        result = FieldResult(labels, tables, row, flags, found.notes, found.uncertainty, seconds)
         return _keyed(result, field) if isinstance(field, Field) else result
 
     def resolved(self, **changes: Any) -> Pipeline:
@@ -206,19 +215,26 @@ class Pipeline:
         return Pipeline(self.session, replace(self.settings, **changes))
 
 
-def load(model: str | Path = "nuclei", *, device: Device = "auto", threads: int = 0, **settings: Any) -> Pipeline:
+def load(
+    model: str | Path = "nuclei",
+    *,
+    device: Device = "auto",
+    threads: int = 0,
+    precision: Precision = "auto",
+    **settings: Any,
+) -> Pipeline:
     """Load a model and return a pipeline that analyses fields with it.
 
     Parameters
     ----------
     model
         Name of a bundled model, or path of an ONNX file with a card.
-    device, threads
+    device, threads, precision
         See `cellinfer.sessions.open_session`.
     **settings
         Fields of `Settings`.
     """
-    return Pipeline(open_session(model, device, threads), Settings(**settings))
+    return Pipeline(open_session(model, device, threads, precision), Settings(**settings))
 
 
 def resolve_channels(settings: Settings, channels: tuple[str, ...]) -> Settings:
@@ -276,7 +292,7 @@ def plate_diameter(pipeline: Pipeline, fields: list[Field], at_most: int = 6) ->
             image = read_channel(fields[index], pipeline.settings.nuclei)
         except InputError:
             continue
-        diameter = estimate_diameter(image, pipeline.session)
+        diameter = estimate_diameter(image, pipeline.session, invert=pipeline.settings.invert)
         if diameter is not None:
             found.append(diameter)
     return round(float(np.median(found)), 2) if found else None
@@ -366,16 +382,15 @@ def _ratios(
 
 
 def _agreement(found: Segmentation, parts: Compartments) -> pd.DataFrame:
-    if found.votes is None or found.mean_iou is None or found.entropy is None:
-        return pd.DataFrame(index=range(parts.kept.size))
-    index = parts.kept - 1
-    return pd.DataFrame(
-        {
-            "Nuclei_TTA_VoteFraction": found.votes[index],
-            "Nuclei_TTA_MeanIoU": found.mean_iou[index],
-            "Nuclei_TTA_Entropy": found.entropy[index],
-        }
-    )
+    """Return what the views say of each nucleus; no column without test-time augmentation."""
+    columns = {
+        "Nuclei_TTA_VoteFraction": found.votes,
+        "Nuclei_TTA_MeanIoU": found.mean_iou,
+        "Nuclei_TTA_Entropy": found.entropy,
+        "Nuclei_TTA_Views": found.views,
+    }
+    kept = {name: column[parts.kept - 1] for name, column in columns.items() if column is not None}
+    return pd.DataFrame(kept, index=range(parts.kept.size))
 
 
 def _counts(parts: Compartments, found: Segmentation) -> dict[str, Any]:

@@ -1,8 +1,9 @@
-"""Label images: one OME-TIFF per field and kind of object, readable by napari, Fiji and QuPath."""
+"""Label and uncertainty images: one OME-TIFF per field and kind, readable by napari, Fiji and QuPath."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import tifffile
@@ -26,6 +27,23 @@ def write_labels(labels: NDArray[np.int32], path: Path, *, name: str, pixel_size
         Micrometres per pixel, if known.
     """
     small = labels.max(initial=0) <= np.iinfo(np.uint16).max
+    _write(labels.astype(np.uint16) if small else labels, path, name, pixel_size)
+
+
+def write_uncertainty(uncertainty: NDArray[np.float32], path: Path, *, pixel_size: float | None = None) -> None:
+    """Write an uncertainty image, see `cellinfer.segmentation.Segmentation`.
+
+    Parameters
+    ----------
+    uncertainty
+        `(H, W)` float32, 0 to 1; written as it is.
+    path, pixel_size
+        As in `write_labels`.
+    """
+    _write(uncertainty, path, "Uncertainty", pixel_size)
+
+
+def _write(image: NDArray[Any], path: Path, name: str, pixel_size: float | None) -> None:
     metadata: dict[str, object] = {"axes": "YX", "Channel": {"Name": [name]}}
     if pixel_size is not None:
         metadata |= {f"PhysicalSize{axis}": pixel_size for axis in "XY"}
@@ -34,7 +52,7 @@ def write_labels(labels: NDArray[np.int32], path: Path, *, name: str, pixel_size
     with durable(path) as partial:
         tifffile.imwrite(
             partial,
-            labels.astype(np.uint16) if small else labels,
+            image,
             compression="zlib",
             photometric="minisblack",
             ome=ome,

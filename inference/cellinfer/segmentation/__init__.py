@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
-from cellinfer_kernels.consensus import merge_instances
-from cellinfer_kernels.views import D4, FLIPS6, augment, merge_probabilities, restore
+from cellinfer_kernels.views import D4, FLIPS6
 from numpy.typing import NDArray
 
+from cellinfer.decoders import find_decoder
 from cellinfer.errors import InputError
+from cellinfer.segmentation._adaptive import by_need
 from cellinfer.segmentation._network import Network
 from cellinfer.segmentation._planes import CHANNELS, Channel, normalise, prepare
 from cellinfer.segmentation._size import diameter_of, estimate_diameter, median_diameter
+from cellinfer.segmentation._views import Agreed, by_fields, by_instances
 from cellinfer.sessions import Session
 
 __all__ = [
@@ -29,9 +31,9 @@ __all__ = [
     "segment_image",
 ]
 
-Tta = Literal["none", "flips", "d4"]
+Tta = Literal["none", "flips", "d4", "adaptive"]
 Merge = Literal["instances", "fields"]
-VIEWS: dict[str, tuple[str, ...]] = {"none": ("identity",), "flips": FLIPS6, "d4": D4}
+VIEWS: dict[str, tuple[str, ...]] = {"flips": FLIPS6, "d4": D4}
 
 
 @dataclass(frozen=True)
@@ -47,9 +49,18 @@ class Segmentation:
     scale
         Factor by which the image was resized before the network.
     votes
-        `(n,)` float64 vote fraction of each object; None unless views were merged by instances.
-    mean_iou, entropy
-        `(n,)` float64 agreement of the views on each object; None as above.
+        `(n,)` float64, share of the views asked that have the object; this and what follows is None without
+        test-time augmentation.
+    views
+        `(n,)` int32, number of views asked about the object.
+    mean_iou
+        `(n,)` float64, mean IoU over all pairs of views that have it; NaN where fewer than two have.
+    entropy
+        `(n,)` float64, mean over the pixels that any of these views gives it of the binary entropy (bits) of their
+        votes; NaN where no view has it.
+    uncertainty
+        `(H, W)` float32, entropy (0 to 1 bit) of the views' votes on each pixel, see
+        `cellinfer_kernels.consensus.doubt`. Objects that were outvoted show here too.
     constant
         True if the image had no contrast, so that no object could be looked for.
     notes
@@ -60,8 +71,10 @@ class Segmentation:
     diameter: float
     scale: float
     votes: NDArray[np.float64] | None = None
+    views: NDArray[np.int32] | None = None
     mean_iou: NDArray[np.float64] | None = None
     entropy: NDArray[np.float64] | None = None
+    uncertainty: NDArray[np.float32] | None = None
     constant: bool = False
     notes: tuple[str, ...] = ()
 
@@ -88,10 +101,11 @@ def segment_image(
     diameter
         Median object diameter in pixels; None estimates it from the image.
     tta
-        Test-time augmentation: `"none"`, the six published views (`"flips"`) or all eight of the square (`"d4"`).
+        Test-time augmentation: `"none"`, the six published views (`"flips"`), all eight of the square (`"d4"`), or
+        two views everywhere and two more where these disagree (`"adaptive"`).
     merge
         How views are merged: majority vote over matched objects (`"instances"`) or mean of the network's output
-        (`"fields"`).
+        (`"fields"`, for models whose output is scalar fields, and not with `"adaptive"`).
     channel
         What a grey model sees of a colour image: `"red"`, `"green"`, `"blue"` or their `"mean"`. Not needed where the
         three are equal.
@@ -106,36 +120,46 @@ def segment_image(
     Raises
     ------
     InputError
-        If the image has no such shape or no pixel, the model does not take its colours, or an option is unknown.
+        If the image has no such shape or no pixel, the model does not take its colours, an option is unknown, or the
+        model's output cannot be averaged.
     """
     check_segmentation_options(diameter, tta, merge, channel)
+    _check_merge(session, merge)
     planes = prepare(image, session.card, channel, invert)
     if diameter is None:
         diameter = diameter_of(planes, session) or session.card.diameter
     network = Network.for_objects(diameter, session)
-    if not planes.pixels.any():
-        labels = np.zeros(planes.shape, np.int32)
-        return Segmentation(labels, diameter, 1.0, constant=True, notes=planes.notes, **_no_agreement(tta, merge))
-    views = VIEWS[tta]
-    turned = [augment(planes.pixels, view) for view in views]
-    maps = [network.fields(pixels) for pixels in turned]
-    if len(views) == 1 or merge == "fields":
-        labels = network.decode(merge_probabilities(maps, views), planes.shape)
-        return Segmentation(labels, diameter, network.scale, notes=planes.notes)
-    labelled = [
-        restore(network.decode(fields, (pixels.shape[1], pixels.shape[2])), view)
-        for fields, pixels, view in zip(maps, turned, views, strict=True)
-    ]
-    found = merge_instances(np.stack(labelled))
+    constant = not planes.pixels.any()
+    if tta == "none":
+        labels = np.zeros(planes.shape, np.int32) if constant else network.labels(planes.pixels)
+        return Segmentation(labels, diameter, network.scale, constant=constant, notes=planes.notes)
+    found = Agreed.nothing(planes.shape) if constant else _agreed(network, planes.pixels, tta, merge)
     return Segmentation(
         found.labels,
         diameter,
         network.scale,
-        found.votes / found.views,
-        found.mean_iou.astype(np.float64),
-        found.entropy.astype(np.float64),
+        found.votes,
+        found.views,
+        found.mean_iou,
+        found.entropy,
+        found.uncertainty,
+        constant=constant,
         notes=planes.notes,
     )
+
+
+def _agreed(network: Network, pixels: NDArray[np.float32], tta: Tta, merge: Merge) -> Agreed:
+    if tta == "adaptive":
+        return by_need(network, pixels)
+    return (by_fields if merge == "fields" else by_instances)(network, pixels, VIEWS[tta])
+
+
+def _check_merge(session: Session, merge: Merge) -> None:
+    if merge == "fields" and not find_decoder(session.card.decoder).scalar:
+        raise InputError(
+            f"The output of the model {session.card.name!r} ({session.card.decoder}) cannot be averaged over views: "
+            "merge them by instances (--tta-merge instances)."
+        )
 
 
 def check_segmentation_options(diameter: float | None, tta: str, merge: str, channel: str | None = None) -> None:
@@ -148,16 +172,11 @@ def check_segmentation_options(diameter: float | None, tta: str, merge: str, cha
     """
     if diameter is not None and not 0 < diameter < math.inf:
         raise InputError(f"The diameter must be a positive number of pixels; it is {diameter}.")
-    if tta not in VIEWS:
-        raise InputError(f"Unknown test-time augmentation {tta!r}: choose {', '.join(VIEWS)}.")
-    if merge not in ("instances", "fields"):
-        raise InputError(f"Unknown way to merge views {merge!r}: choose instances or fields.")
+    if tta not in get_args(Tta):
+        raise InputError(f"Unknown test-time augmentation {tta!r}: choose {', '.join(get_args(Tta))}.")
+    if merge not in get_args(Merge):
+        raise InputError(f"Unknown way to merge views {merge!r}: choose {' or '.join(get_args(Merge))}.")
+    if tta == "adaptive" and merge == "fields":
+        raise InputError("Adaptive views are merged by instances: leave the merge of fields to flips or d4.")
     if channel is not None and channel not in CHANNELS:
         raise InputError(f"Unknown channel {channel!r}: choose {', '.join(CHANNELS)}.")
-
-
-def _no_agreement(tta: Tta, merge: Merge) -> dict[str, NDArray[np.float64]]:
-    """Empty agreement columns where views are merged by instances, so that tables keep their schema."""
-    if tta == "none" or merge == "fields":
-        return {}
-    return {name: np.empty(0, np.float64) for name in ("votes", "mean_iou", "entropy")}

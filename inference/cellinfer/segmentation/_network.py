@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
+from cellinfer_kernels.views import augment, restore
 from numpy.typing import NDArray
 
 from cellinfer.decoders import Decoder, decode, find_decoder
@@ -38,8 +39,28 @@ class Network:
         """The model's decoder."""
         return find_decoder(self.session.card.decoder)
 
-    def fields(self, pixels: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Return the network's output for `(C, H, W)` planes, as its decoder wants it: at the image's size or not."""
+    def labels(self, pixels: NDArray[np.float32], view: str = "identity") -> NDArray[np.int32]:
+        """Return `(H, W)` labels of `(C, H, W)` planes, seen in one view and turned back."""
+        turned = augment(pixels, view)
+        height, width = turned.shape[1:]
+        if self.decoder.find is None:
+            found = self.decode(self._fields(turned), (height, width))
+        else:
+            options = self.session.card.decoder_options
+            found = self.decoder.find(self.session, self._resized(turned), self.diameter, (height, width), options)
+        return restore(found, view)
+
+    def fields(self, pixels: NDArray[np.float32], view: str = "identity") -> NDArray[np.float32]:
+        """Return the output for `(C, H, W)` planes in the coordinates of a view, as `decode` takes it."""
+        return self._fields(augment(pixels, view))
+
+    def decode(self, fields: NDArray[np.float32], shape: tuple[int, int]) -> NDArray[np.int32]:
+        """Turn output fields into labels of a shape."""
+        card = self.session.card
+        return decode(card.decoder, fields, self.diameter, card.decoder_options, shape)
+
+    def _fields(self, pixels: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return the output at the image's size, unless its decoder wants it as the network gives it."""
         card = self.session.card
         resized = self._resized(pixels)
         fields = predict(
@@ -49,16 +70,6 @@ class Network:
         if not self.decoder.resized or fields.shape[1:] == (height, width):
             return fields
         return np.stack([cv2.resize(field, (width, height), interpolation=cv2.INTER_LINEAR) for field in fields])
-
-    def decode(self, fields: NDArray[np.float32], shape: tuple[int, int]) -> NDArray[np.int32]:
-        """Turn output fields into `(H, W)` labels."""
-        card = self.session.card
-        return decode(card.decoder, fields, self.diameter, card.decoder_options, shape)
-
-    def labels(self, pixels: NDArray[np.float32]) -> NDArray[np.int32]:
-        """Return `(H, W)` labels of `(C, H, W)` planes."""
-        height, width = pixels.shape[1:]
-        return self.decode(self.fields(pixels), (height, width))
 
     def _resized(self, pixels: NDArray[np.float32]) -> NDArray[np.float32]:
         if self.scale == 1.0:

@@ -1,0 +1,196 @@
+"""Views where they are needed: two of the whole image, the others only around objects that these two dispute.
+
+An object is settled if both first views have it, with an IoU of at least `AGREED` to each other. What else they see is
+open: there the other views look at rectangles of the image, and all views vote as in `merge_instances`. An object of a
+view that lies mostly on settled ones is theirs and has no vote.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+from cellinfer_kernels.components import label, relabel
+from cellinfer_kernels.consensus import agreement, doubt, merge_instances
+from numpy.typing import NDArray
+
+from cellinfer.segmentation._network import Network
+from cellinfer.segmentation._views import Agreed, averaged
+
+FIRST = ("identity", "rot180")
+"""Views of the whole image."""
+OTHERS = ("transpose", "antitranspose")
+"""Views of what the first ones dispute; the four are a group, so that none of them is special."""
+AGREED = 0.9
+"""IoU from which two views have the same object beyond dispute. Chosen with the views on training images."""
+_MARGIN = 0.5
+"""Diameters around what is open, where other views may see more of it."""
+
+
+class Window(NamedTuple):
+    """A rectangle of an image: rows top to bottom, columns left to right, ends excluded."""
+
+    top: int
+    bottom: int
+    left: int
+    right: int
+
+    @property
+    def slices(self) -> tuple[slice, slice]:
+        """Index of the rectangle."""
+        return slice(self.top, self.bottom), slice(self.left, self.right)
+
+    @property
+    def area(self) -> int:
+        """Pixels of the rectangle."""
+        return max(0, self.bottom - self.top) * max(0, self.right - self.left)
+
+    def grown(self, by: int, shape: tuple[int, ...]) -> Window:
+        """Return the rectangle with a margin, cut at the image's edge."""
+        bottom, right = min(shape[0], self.bottom + by), min(shape[1], self.right + by)
+        return Window(max(0, self.top - by), bottom, max(0, self.left - by), right)
+
+    def around(self, other: Window) -> Window:
+        """Return the least rectangle that holds both."""
+        low, high = np.minimum(self, other), np.maximum(self, other)
+        return Window(int(low[0]), int(high[1]), int(low[2]), int(high[3]))
+
+    def meets(self, other: Window) -> bool:
+        """Tell whether both share a pixel."""
+        low, high = np.maximum(self, other), np.minimum(self, other)
+        return bool(low[0] < high[1] and low[2] < high[3])
+
+
+def by_need(network: Network, pixels: NDArray[np.float32]) -> Agreed:
+    """Find objects with two views, and ask more views about those in dispute."""
+    if network.decoder.scalar:
+        whole, first = averaged(network, pixels, FIRST)
+    else:
+        first = np.stack([network.labels(pixels, view) for view in FIRST])
+        whole = first[0]
+    settled = _settled(whole, first)
+    rivals = np.stack([_without(labels, settled.labels) for labels in first])
+    windows = windows_around(np.any(rivals > 0, axis=0), network)
+    if not windows:
+        return settled
+    others = [_looked_at(network, pixels, windows, view, settled.labels) for view in OTHERS]
+    stack = np.concatenate([rivals, others])
+    found = merge_instances(stack)
+    return _joined(settled, Agreed.of(found, doubt(found.labels, stack)), windows)
+
+
+def windows_around(disputed: NDArray[np.bool_], network: Network) -> list[Window]:
+    """Cover what is in dispute with rectangles that do not overlap, few where that costs the network no more.
+
+    Parameters
+    ----------
+    disputed
+        `(H, W)` pixels of open objects.
+    network
+        Its scale and its card's halo set what a look costs.
+
+    Returns
+    -------
+    list of Window
+        Empty if nothing is in dispute.
+    """
+    shape = disputed.shape
+    margin, halo = math.ceil(_MARGIN * network.diameter), _halo(network)
+    windows: list[Window] = []
+    for box in _boxes(*label(disputed)):
+        window = box.grown(margin, shape)
+        while (near := next((w for w in windows if _belong_together(w, window, halo, shape)), None)) is not None:
+            windows.remove(near)
+            window = window.around(near)
+        windows.append(window)
+    whole = Window(0, shape[0], 0, shape[1])
+    return windows if sum(window.grown(halo, shape).area for window in windows) < whole.area else [whole]
+
+
+def _belong_together(one: Window, other: Window, halo: int, shape: tuple[int, ...]) -> bool:
+    """Tell whether two rectangles overlap, or are looked at more cheaply as one."""
+    apart = one.grown(halo, shape).area + other.grown(halo, shape).area
+    return one.meets(other) or one.around(other).grown(halo, shape).area <= apart
+
+
+def _boxes(parts: NDArray[np.int32], count: int) -> list[Window]:
+    """Return the bounding boxes of the labels 1..count."""
+    rows, columns = np.nonzero(parts)
+    number = parts[rows, columns] - 1
+    low, high = np.full((2, count), max(parts.shape)), np.zeros((2, count), np.int64)
+    for axis, places in enumerate((rows, columns)):
+        np.minimum.at(low[axis], number, places)
+        np.maximum.at(high[axis], number, places + 1)
+    return [Window(*box) for box in np.stack([low[0], high[0], low[1], high[1]], axis=1).tolist()]
+
+
+def _halo(network: Network) -> int:
+    """Return how many pixels of the image around a rectangle the network has to see."""
+    return math.ceil(network.session.card.halo / network.scale)
+
+
+def _settled(whole: NDArray[np.int32], first: NDArray[np.int32]) -> Agreed:
+    """Return the objects that the first views have beyond dispute."""
+    found = agreement(whole, first)
+    beyond = (found.votes == len(first)) & (found.mean_iou >= AGREED)
+    labels = relabel(_kept(whole, np.concatenate([[False], beyond])))
+    return Agreed.of(found, doubt(labels, first)).chosen(beyond, labels)
+
+
+def _looked_at(
+    network: Network, pixels: NDArray[np.float32], windows: list[Window], view: str, settled: NDArray[np.int32]
+) -> NDArray[np.int32]:
+    """Return the objects that a view has inside the rectangles, without those that are settled already."""
+    found = np.zeros(settled.shape, np.int32)
+    for window in windows:
+        seen = window.grown(_halo(network), settled.shape)
+        labels = network.labels(np.ascontiguousarray(pixels[:, *seen.slices]), view)
+        inside = (slice(window.top - seen.top, window.bottom - seen.top), slice(window.left - seen.left, None))
+        inner = np.ascontiguousarray(labels[inside][:, : window.right - window.left])
+        open_ones = _without(_uncut(inner, window, settled.shape), settled[window.slices])
+        found[window.slices] = np.where(open_ones > 0, open_ones + found.max(), 0)
+    return found
+
+
+def _uncut(labels: NDArray[np.int32], window: Window, shape: tuple[int, ...]) -> NDArray[np.int32]:
+    """Drop objects that touch a side of the rectangle, unless the side is the image's."""
+    sides = (
+        (window.top > 0, labels[0]),
+        (window.bottom < shape[0], labels[-1]),
+        (window.left > 0, labels[:, 0]),
+        (window.right < shape[1], labels[:, -1]),
+    )
+    keep = np.ones(int(labels.max()) + 1, np.bool_)
+    for inside, side in sides:
+        if inside:
+            keep[side] = False
+    return _kept(labels, keep)
+
+
+def _without(labels: NDArray[np.int32], settled: NDArray[np.int32]) -> NDArray[np.int32]:
+    """Drop objects of which more than half lies on settled ones."""
+    area = np.bincount(labels.ravel())
+    covered = np.bincount(labels[settled > 0], minlength=len(area))
+    return _kept(labels, 2 * covered <= area)
+
+
+def _kept(labels: NDArray[np.int32], keep: NDArray[np.bool_]) -> NDArray[np.int32]:
+    """Return the objects whose entry, by label, is true."""
+    numbers = np.where(keep, np.arange(len(keep)), 0).astype(np.int32)
+    numbers[0] = 0
+    return np.asarray(numbers[labels], np.int32)
+
+
+def _joined(settled: Agreed, voted: Agreed, windows: list[Window]) -> Agreed:
+    """Put voted objects beside the settled ones, which keep their pixels."""
+    count = len(settled.votes)
+    free = settled.labels == 0
+    labels = np.where(free & (voted.labels > 0), voted.labels + np.int32(count), settled.labels)
+    present = np.bincount(labels.ravel(), minlength=count + len(voted.votes) + 1)[1:] > 0
+    uncertainty = settled.uncertainty.copy()
+    for window in windows:
+        here, known = window.slices, free[window.slices]
+        uncertainty[here][known] = voted.uncertainty[here][known]
+    both = settled.followed_by(voted, labels, uncertainty)
+    return both.chosen(present, relabel(labels))
