@@ -10,8 +10,8 @@ from torch import Tensor
 
 from cellinfer_training.augment import Targets
 from cellinfer_training.loop import Loss
-from cellinfer_training.losses import activate_star, distance_loss, star_loss
-from cellinfer_training.targets import distance_fields, star_fields
+from cellinfer_training.losses import activate_star, distance_loss, semantic_loss, star_loss
+from cellinfer_training.targets import distance_fields, semantic_fields, star_fields
 
 
 @dataclass(frozen=True)
@@ -66,4 +66,5 @@ TASKS: dict[str, Task] = {
         stride=2,
         scalar=False,
     ),
+    "semantic": Task("semantic", ("foreground",), semantic_fields, semantic_loss),
 }
