@@ -96,16 +96,17 @@ def measure(
     }
     for name in sorted(pythons.keys() - missing.keys() - notes.keys()):
         print(f"{name} is left out: give its interpreter with --{name}")
-    workers = {
-        name: Contestant(name, str(pythons[name]), field, options) for name, rounds in missing.items() if rounds > 0
-    }
+    workers: dict[str, Contestant] = {}
     try:
+        for name in (name for name, rounds in missing.items() if rounds > 0):
+            try:
+                workers[name] = Contestant(name, str(pythons[name]), field, options)
+            except (OSError, RuntimeError) as error:
+                print(f"{name} is left out: {error}")
         for turn in range(max([0, *missing.values()])):
-            for name, worker in workers.items():
-                if turn >= missing[name]:
-                    continue
-                note = notes.setdefault(name, {"about": worker.about, "runs": []})
-                note["runs"].append(worker.run())
+            for name in [name for name in workers if turn < missing[name]]:
+                note = notes.setdefault(name, {"about": workers[name].about, "runs": []})
+                note["runs"].append(workers[name].run())
                 print(f"{name:10} {note['runs'][-1]}", flush=True)
                 if not options.quick:
                     RUNS.parent.mkdir(exist_ok=True)
@@ -126,7 +127,6 @@ class Contestant:
         self._process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
         )
-        self.name = name
         self.about: dict[str, Any] = self._read()
 
     def run(self) -> dict[str, float]:
@@ -147,7 +147,7 @@ class Contestant:
         for line in self._process.stdout:  # packages print what they like; only our lines are JSON objects
             if line.startswith("{"):
                 return dict(json.loads(line))
-        raise SystemExit(f"{self.name} ended before it answered; its messages are above")
+        raise RuntimeError("it ended before it answered; its messages are above")
 
 
 def serve(name: str, field: str, threads: int, model: str) -> None:
@@ -293,7 +293,7 @@ def make_cellpose(image: Any, truth: Any, threads: int, model: str) -> tuple[dic
     from torch.utils.flop_counter import FlopCounterMode
 
     network = resnet_torch.CPnet([2, 32, 64, 128, 256], 3, sz=3, mkldnn=core.check_mkl(False), diam_mean=30.0).eval()
-    flows = dynamics.labels_to_flows([truth.astype(np.int32)])[0]
+    flows = dynamics.labels_to_flows([truth.astype(np.int32)], device=torch.device("cpu"))[0]
     field, cellprob = 5.0 * flows[2:4].astype(np.float32), np.where(truth > 0, 6.0, -6.0).astype(np.float32)
 
     def prepared(pixels: Any) -> Any:
