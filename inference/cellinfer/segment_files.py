@@ -5,26 +5,38 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from cellinfer._version import __version__
 from cellinfer.errors import ImageError, InputError
 from cellinfer.files import durable
 from cellinfer.images import read_image
-from cellinfer.outputs.labels import write_labels
+from cellinfer.outputs.labels import write_labels, write_uncertainty
 from cellinfer.plate import IMAGE_SUFFIXES
-from cellinfer.segmentation import Merge, Tta, segment_image
+from cellinfer.precision import Precision
+from cellinfer.segmentation import Channel, Merge, Tta, check_segmentation_options, segment_image
 from cellinfer.sessions import Device, Session, open_session
 
 
 @dataclass(frozen=True)
 class Segmented:
-    """One image that was segmented: where its labels are, how many objects, and their assumed diameter (pixels)."""
+    """One image that was segmented.
+
+    Attributes
+    ----------
+    path
+        Where its labels are.
+    objects, diameter
+        How many there are, and their assumed median diameter (pixels).
+    notes
+        What was taken for granted about the image, in words.
+    """
 
     path: Path
     objects: int
     diameter: float
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -37,19 +49,25 @@ class SegmentResult:
         The images that were segmented.
     failed
         Image path -> reason, for those that could not be read.
-    model, device
-        Name of the model, and where it ran.
+    model, device, precision
+        Name of the model, where it ran, and in which precision.
     """
 
     images: tuple[Segmented, ...]
     failed: dict[str, str] = field(repr=False)
     model: str
     device: str
+    precision: str
 
     @property
     def objects(self) -> int:
         """Objects in all images."""
         return sum(image.objects for image in self.images)
+
+    @property
+    def notes(self) -> dict[str, int]:
+        """What was taken for granted about the images, and of how many of them."""
+        return dict(Counter(note for image in self.images for note in image.notes))
 
 
 def segment(
@@ -58,9 +76,13 @@ def segment(
     *,
     model: str | Path = "nuclei",
     device: Device = "auto",
+    precision: Precision = "auto",
     diameter: float | None = None,
     tta: Tta = "none",
     merge: Merge = "instances",
+    channel: Channel | None = None,
+    invert: bool = False,
+    uncertainty: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> SegmentResult:
     """Find the objects in single images; writes `<stem>_labels.tif` and a note on how it was made.
@@ -71,32 +93,49 @@ def segment(
         Image files, or folders of them.
     out
         Folder for the label images; made if needed.
-    model, device
+    model, device, precision
         See `cellinfer.sessions.open_session`.
-    diameter, tta, merge
+    diameter, tta, merge, channel, invert
         See `cellinfer.segmentation.segment_image`.
+    uncertainty
+        Also write `<stem>_uncertainty.tif`: `(H, W)` float32, 0 to 1, how far the views disagree on each pixel.
     progress
         Called with how many images are done, and how many there are.
 
     Raises
     ------
     InputError
-        If a path does not exist, a folder holds no image, or two images would give one label file.
+        If a path does not exist, a folder holds no image, two images would give one label file, or uncertainty is
+        asked of a single view.
     OutputError
         If a label image cannot be written.
     """
+    if uncertainty and tta == "none":
+        raise InputError("One view alone is never uncertain: say --tta adaptive, flips or d4 with --uncertainty.")
     files = image_files(Path(path) for path in images)
-    session = open_session(model, device)
+    session = open_session(model, device, precision=precision)
     done: list[Segmented] = []
     failed: dict[str, str] = {}
     for number, path in enumerate(files, 1):
         try:
-            done.append(segment_file(path, Path(out), session, diameter=diameter, tta=tta, merge=merge))
+            done.append(
+                segment_file(
+                    path,
+                    Path(out),
+                    session,
+                    diameter=diameter,
+                    tta=tta,
+                    merge=merge,
+                    channel=channel,
+                    invert=invert,
+                    uncertainty=uncertainty,
+                )
+            )
         except ImageError as error:
             failed[str(path)] = str(error)
         if progress is not None:
             progress(number, len(files))
-    return SegmentResult(tuple(done), failed, session.card.name, session.device)
+    return SegmentResult(tuple(done), failed, session.card.name, session.device, session.precision)
 
 
 def image_files(paths: Iterable[Path]) -> list[Path]:
@@ -126,8 +165,8 @@ def image_files(paths: Iterable[Path]) -> list[Path]:
 
 
 def _is_image(path: Path) -> bool:
-    """Tell an image from hidden files, folders and the label images of an earlier call."""
-    ours = path.stem.endswith("_labels")
+    """Tell an image from hidden files, folders and what an earlier call wrote."""
+    ours = path.stem.endswith(("_labels", "_uncertainty"))
     return path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".") and not ours and path.is_file()
 
 
@@ -139,35 +178,47 @@ def segment_file(
     diameter: float | None = None,
     tta: Tta = "none",
     merge: Merge = "instances",
+    channel: Channel | None = None,
+    invert: bool = False,
+    uncertainty: bool = False,
 ) -> Segmented:
     """Segment one image file and write `<stem>_labels.tif` with a note on how it was made (`<stem>_labels.json`).
 
     Raises
     ------
     ImageError
-        If the file is not a readable grey image.
+        If the file is not a readable image, or the model does not take its colours.
     """
     image = read_image(path)
-    if image.ndim != 2:
-        raise ImageError(
-            f"{path} is a colour image of shape {image.shape}; the model {session.card.name!r} takes one channel "
-            f"({', '.join(session.card.channels)})."
-        )
-    found = segment_image(image, session, diameter=diameter, tta=tta, merge=merge)
+    check_segmentation_options(diameter, tta, merge, channel)
+    try:
+        found = segment_image(image, session, diameter=diameter, tta=tta, merge=merge, channel=channel, invert=invert)
+    except InputError as error:
+        raise ImageError(f"{path}: {error}") from error
     target = out / f"{path.stem}_labels.tif"
     write_labels(found.labels, target, name="Labels")
+    if uncertainty and found.uncertainty is not None:
+        write_uncertainty(found.uncertainty, out / f"{path.stem}_uncertainty.tif")
     objects = int(found.labels.max(initial=0))
     note = {
         "cellinfer": __version__,
         "image": str(path),
         "model": {"name": session.card.name, "sha256": session.sha256},
         "device": session.device,
-        "configuration": {"diameter": diameter, "tta": tta, "merge": merge},
+        "precision": asdict(session.choice),
+        "configuration": {
+            "diameter": diameter,
+            "tta": tta,
+            "merge": merge,
+            "channel": channel,
+            "invert": invert,
+        },
         "diameter": found.diameter,
         "scale": found.scale,
         "objects": objects,
         "constant": found.constant,
+        "notes": list(found.notes),
     }
     with durable(target.with_suffix(".json")) as partial:
         partial.write_text(json.dumps(note, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    return Segmented(target, objects, found.diameter)
+    return Segmented(target, objects, found.diameter, found.notes)

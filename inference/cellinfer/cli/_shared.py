@@ -7,9 +7,21 @@ from typing import Annotated
 import typer
 
 DeviceOption = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
-TtaOption = Annotated[str, typer.Option(help="Test-time augmentation: none, flips (6 views) or d4 (8 views).")]
+PrecisionOption = Annotated[
+    str, typer.Option(help="auto (int8 where the model has it and it is faster here), float32 or int8.")
+]
+TtaOption = Annotated[
+    str,
+    typer.Option(
+        help="Test-time augmentation: none, flips (6 views), d4 (8 views), or adaptive (2 views, and 2 more where they "
+        "disagree)."
+    ),
+]
 MergeOption = Annotated[
     str, typer.Option(help="How views are merged: instances (majority vote) or fields (mean of the network's output).")
+]
+InvertOption = Annotated[
+    bool, typer.Option("--invert", help="Objects are dark on a bright ground: turn dark into bright first.")
 ]
 EdgeOption = Annotated[str, typer.Option(help="Cells whose nucleus touches the edge of the field: drop or keep.")]
 PatternOption = Annotated[

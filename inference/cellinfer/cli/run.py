@@ -9,7 +9,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cellinfer.cli._shared import DeviceOption, EdgeOption, LayoutOption, MergeOption, PatternOption, TtaOption
+from cellinfer.cli._shared import (
+    DeviceOption,
+    EdgeOption,
+    LayoutOption,
+    MergeOption,
+    PatternOption,
+    PrecisionOption,
+    TtaOption,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -32,11 +40,13 @@ def run(
     ] = None,
     model: Annotated[str, typer.Option(help="Bundled model, or path of an .onnx file with a card.")] = "nuclei",
     device: DeviceOption = "auto",
+    precision: PrecisionOption = "auto",
     diameter: Annotated[
         float | None, typer.Option(help="Median nucleus diameter in pixels.", show_default="estimated")
     ] = None,
     tta: TtaOption = "none",
     tta_merge: MergeOption = "instances",
+    invert: InvertOption = False,
     cell_distance: Annotated[
         float | None,
         typer.Option(
@@ -63,6 +73,7 @@ def run(
         diameter=diameter,
         tta=tta,  # type: ignore[arg-type]
         merge=tta_merge,  # type: ignore[arg-type]
+        invert=invert,
         cell_distance=cell_distance,
         edge=edge,  # type: ignore[arg-type]
     )
@@ -73,6 +84,7 @@ def run(
             folder,
             model=model,
             device=device,  # type: ignore[arg-type]
+            precision=precision,  # type: ignore[arg-type]
             settings=settings,
             pattern=pattern,
             layout=layout,
@@ -143,7 +155,7 @@ def _summarise(result: RunResult) -> None:
     reused = f", {result.reused} of them from before" if result.reused else ""
     console.print(
         f"[bold]{result.cells:,} cells[/] in {result.fields} fields{reused}; {result.seconds:.1f} s on "
-        f"{result.device}; nucleus diameter {result.diameter:.1f} px"
+        f"{result.device} in {result.precision}; nucleus diameter {result.diameter:.1f} px"
         + (" (assumed: no nucleus was seen to estimate it from)" if result.diameter_assumed else "")
     )
     for note in result.notes:

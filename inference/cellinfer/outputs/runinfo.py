@@ -36,6 +36,7 @@ def write_run_info(
             "license": session.card.license,
         },
         "device": {"name": session.device, "workers": workers, "threads_per_worker": session.threads},
+        "precision": asdict(session.choice),
         "configuration": asdict(pipeline.settings) | {"diameter_assumed": result.diameter_assumed},
         "input": {
             "plate": plate.name,
