@@ -8,6 +8,7 @@ import logging
 import shutil
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import asdict, dataclass, field, replace
@@ -173,7 +174,7 @@ def run(
             precision=session.precision,
             diameter=work.diameter,
             diameter_assumed=work.assumed,
-            notes=(*plate.notes, *work.notes, *_remarks(plate, work.pipeline, profiles, work.flagged)),
+            notes=(*plate.notes, *work.notes, *_remarks(plate, work.pipeline, profiles, work.flagged, work.remarked)),
             seconds=seconds,
             overview=overview,
         )
@@ -193,6 +194,7 @@ class _Work:
         self.state = State(total=len(plate.fields))
         self.notes: list[str] = []
         self.flagged: list[str] = []
+        self.remarked: Counter[str] = Counter()
         self._retry_failed = retry_failed
         earlier = self.journal.header.get("plate", [plate.name])[0]
         if earlier != plate.name and not fresh:
@@ -293,6 +295,8 @@ class _Work:
                 shard = read_shard(self._shard(entry.field))
                 if flags := shard["Image"]["Image_QC_Flags"][0].as_py():
                     self.flagged.append(flags)
+                if remarks := shard["Image"]["Image_Segmentation_Notes"][0].as_py():
+                    self.remarked[remarks] += 1
                 yield {name: _with_number(table, f.number) for name, table in shard.items()}
             else:
                 row = dict(zip(KEY_COLUMNS, (*f.key, f.number), strict=True))
@@ -370,7 +374,9 @@ class _Work:
         return self.shards / f"{name}.arrows"
 
 
-def _remarks(plate: Plate, pipeline: Pipeline, profiles: pd.DataFrame, flagged: list[str]) -> list[str]:
+def _remarks(
+    plate: Plate, pipeline: Pipeline, profiles: pd.DataFrame, flagged: list[str], remarked: Counter[str]
+) -> list[str]:
     """Say what was taken for granted."""
     settings = pipeline.settings
     remarks = [f"nuclei are looked for in {settings.nuclei!r}"]
@@ -382,6 +388,7 @@ def _remarks(plate: Plate, pipeline: Pipeline, profiles: pd.DataFrame, flagged: 
         remarks[0] += f", cells in {settings.cells!r}"
     if edge := int(profiles["Image_Count_EdgeNuclei"].sum()):
         remarks.append(f"{edge:,} cells were left out because their nucleus touches the edge of the field")
+    remarks += [f"{count} of {len(plate.fields)} fields: {remark}" for remark, count in remarked.items()]
     if flagged:
         remarks.append(
             f"{len(flagged)} of {len(plate.fields)} fields are flagged (Image_QC_Flags), such as: {flagged[0]}"

@@ -401,6 +401,7 @@ def _counts(parts: Compartments, found: Segmentation) -> dict[str, Any]:
         "Image_Count_EdgeNuclei": parts.dropped,
         "Image_Segmentation_Diameter": found.diameter,
         "Image_Segmentation_Scale": found.scale,
+        "Image_Segmentation_Notes": "; ".join(found.notes),
     }
 
 

@@ -12,6 +12,7 @@ import typer
 from cellinfer.cli._shared import (
     DeviceOption,
     EdgeOption,
+    InvertOption,
     LayoutOption,
     MergeOption,
     PatternOption,

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from cellinfer.cli._shared import DeviceOption, MergeOption, PrecisionOption, TtaOption
+from cellinfer.cli._shared import DeviceOption, InvertOption, MergeOption, PrecisionOption, TtaOption
 
 
 def segment(
