@@ -39,7 +39,7 @@ class Limits:
 LIMITS = {
     "torch": Limits(matched_50=0.999, matched_90=0.998, map_dsb=0.995, area=0.001, intensity=0.001),
     "cuda": Limits(matched_50=0.998, matched_90=0.99, map_dsb=0.985, area=0.002, intensity=0.001),
-    "int8": Limits(matched_50=0.97, matched_90=0.85, map_dsb=0.85, area=0.03, intensity=0.01),
+    "int8": Limits(matched_50=0.99, matched_90=0.95, map_dsb=0.95, area=0.01, intensity=0.005),
 }
 """By back-end, against onnxruntime on the CPU in floating point."""
 
