@@ -15,6 +15,7 @@ torch = pytest.importorskip("torch", reason="needs the [train] extra")
 
 from cellinfer.errors import InputError  # noqa: E402
 from cellinfer_training.data import Sample, normalise  # noqa: E402
+from cellinfer_training.maskrcnn.training import as_plane  # noqa: E402
 from typer.testing import CliRunner  # noqa: E402
 
 from benchmarks.tta_study import images, plan, report, scoring, summary, training  # noqa: E402
@@ -24,7 +25,7 @@ from benchmarks.tta_study.scoring import Score  # noqa: E402
 from tests.conftest import draw_cells  # noqa: E402
 
 UNET = Run("unet", "fluorescence", 0.30, (2, 6), batch=2, crop=64, width=4)
-MASKRCNN = Run("maskrcnn", "tissue", 0.30, (2, 4), batch=2, crop=64, width=4)
+MASKRCNN = Run("maskrcnn", "tissue", 0.30, (4,), batch=2, crop=64, width=4)
 
 
 @pytest.fixture(scope="module")
@@ -103,7 +104,7 @@ def test_crops_are_mirrored_and_turned_and_nothing_else() -> None:
     image = labels + 0.1 * np.arange(64, dtype=np.float32)
     sample = Sample("one", "drawn", image.astype(np.float32), labels)
     sample.diameter = images.DIAMETER  # so that nothing is scaled
-    crops, planes = images.PublishedCrops([sample], 64, 3, images.numbers).batch(64)
+    crops, planes = images.PublishedCrops([sample], 64, 3, as_plane).batch(64)
     assert crops.shape == planes.shape == (64, 1, 64, 64)
     turned = {np.rot90(flipped, k).tobytes() for flipped in (sample.image, sample.image[:, ::-1]) for k in range(4)}
     assert {crop[0].tobytes() for crop in crops} == turned
@@ -113,7 +114,7 @@ def test_crops_are_mirrored_and_turned_and_nothing_else() -> None:
 def test_small_images_fill_a_crop_and_objects_get_one_size() -> None:
     field = draw_cells(0, (100, 120), 7.0)
     sample = Sample("small", "drawn", normalise(field["DNA"]), field["truth"].astype(np.int32))
-    _, planes = images.PublishedCrops([sample], 256, 0, images.numbers).batch(1)
+    _, planes = images.PublishedCrops([sample], 256, 0, as_plane).batch(1)
     ids, areas = np.unique(planes[planes > 0], return_counts=True)
     assert len(ids)
     assert 2 * np.sqrt(np.median(areas) / np.pi) == pytest.approx(images.DIAMETER, rel=0.25)

@@ -50,11 +50,6 @@ def spread(samples: list[Sample], count: int) -> list[Sample]:
     return [sample for one in rounds for sample in one if sample is not None][:count]
 
 
-def numbers(labels: NDArray[np.int32]) -> Planes:
-    """Return the object numbers themselves, `(H, W, 1)`: the Mask R-CNN's target."""
-    return labels.astype(np.float32)[..., None]
-
-
 class PublishedCrops(CropSampler):
     """Crops varied as in the paper: anywhere in an image, mirrored and turned by quarter turns, nothing else.
 

@@ -14,17 +14,17 @@ from cellinfer.files import durable
 from cellinfer_training.augment import Augmentation
 from cellinfer_training.cards import describe
 from cellinfer_training.export import export_model
-from cellinfer_training.loop import Batch, Schedule, Trainer, resume_step
+from cellinfer_training.loop import Batch, Schedule, Trainer, of_output, resume_step
 from cellinfer_training.losses import semantic_loss
 from cellinfer_training.maskrcnn import training as maskrcnn
 from cellinfer_training.maskrcnn.export import describe_mask_rcnn, export_mask_rcnn
 from cellinfer_training.maskrcnn.network import MaskRcnn
-from cellinfer_training.maskrcnn.training import DetectionTrainer, MaskRcnnRecipe, StagedSchedule
+from cellinfer_training.maskrcnn.training import MaskRcnnRecipe, StagedSchedule, StagedTrainer, as_plane
 from cellinfer_training.recipes import Recipe
 from cellinfer_training.targets import semantic_fields
 from torch import nn
 
-from benchmarks.tta_study.images import DIAMETER, PublishedCrops, load, numbers, split
+from benchmarks.tta_study.images import DIAMETER, PublishedCrops, load, split
 from benchmarks.tta_study.plan import Run
 
 _RATE = 3e-4
@@ -52,8 +52,8 @@ class _Keeping(Trainer):
         return loss
 
 
-class _KeepingDetection(_Keeping, DetectionTrainer):
-    """The same for a Mask R-CNN."""
+class _KeepingStaged(_Keeping, StagedTrainer):
+    """The same in the published stages."""
 
 
 def train(run: Run, data: Path, out: Path, device: str = "cpu", say: Callable[[str], None] = print) -> list[Path]:
@@ -142,13 +142,16 @@ def _optimise(
     run: Run, training: list[Any], held: list[Any], folder: Path, device: str, say: Callable[[str], None]
 ) -> None:
     torch.manual_seed(run.seed)
-    targets = numbers if run.network == "maskrcnn" else semantic_fields
+    detection = run.network == "maskrcnn"
+    targets = as_plane if detection else semantic_fields
     # A continued run must not see the same crops again.
     sampler = PublishedCrops(training, run.crop, run.seed + 1 + resume_step(folder), targets)
     fixed = PublishedCrops(held, run.crop, run.seed, targets)
     validation = [fixed.batch(run.batch) for _ in range(4)]
-    kind = _KeepingDetection if run.network == "maskrcnn" else _Keeping
-    trainer = kind(make_recipe(run).make_network(), semantic_loss, sampler, validation, folder, _schedule(run), device)
+    kind = _KeepingStaged if detection else _Keeping
+    objective = maskrcnn.objective if detection else of_output(semantic_loss)
+    network = make_recipe(run).make_network()
+    trainer = kind(network, objective, sampler, validation, folder, _schedule(run), device)
     trainer.kept = run.checkpoints
     trainer.run(say)
 
