@@ -95,7 +95,7 @@ def multiply_adds(model: ModelProto, side: int = 256) -> float:
         value.name: array.shape[2] * array.shape[3] for value, array in zip(engine.get_outputs(), found, strict=True)
     }
     total = sum(int(np.prod(_initializer(model, weight).dims)) * areas[place] for weight, place in places.values())
-    return total / side**2
+    return float(total / side**2)
 
 
 def _merge_fold(model: ModelProto) -> None:
