@@ -80,11 +80,13 @@ def _markdown(
     lines = [
         "# Test-time augmentation: the published study and ours",
         "",
-        "Networks, optimiser and crops as published (random weights, mirrored and quarter-turned crops; U-Net: binary "
-        "cross-entropy, Adam, constant rate 3e-4, views averaged, threshold 0.5; Mask R-CNN: three stages at 1e-3, "
-        "5e-4, 1e-4, objects of the views voted on). Smaller than published: crops of "
+        "Losses, learning rates, merging and crops as published (random weights, mirrored and quarter-turned crops; "
+        "U-Net: binary cross-entropy, Adam, constant rate 3e-4, views averaged, threshold 0.5; Mask R-CNN: three "
+        "stages at 1e-3, 5e-4, 1e-4, objects of the views voted on). Smaller than published: crops of "
         f"{', '.join(map(str, sorted({run.crop for run in runs})))} instead of 512 pixels, first level of "
-        f"{', '.join(map(str, sorted({run.width for run in runs})))} channels, fewer steps. Stricter: families of "
+        f"{', '.join(map(str, sorted({run.width for run in runs})))} channels, fewer steps, our "
+        "own small Mask R-CNN instead of a ResNet; gradients are clipped and "
+        "forward passes run in bfloat16. Stricter: families of "
         "look-alike images are never divided between training and held-out images. Objects are scaled to "
         f"{DIAMETER:g} pixels by their true median diameter, so that views are all that differs.",
         "",
