@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
+import tifffile
+from cellinfer.engine import run
 from cellinfer.errors import InputError
+from cellinfer.pipeline import Settings
 from cellinfer.segmentation import segment_image
 from cellinfer.segmentation._adaptive import FIRST, OTHERS, windows_around
 from cellinfer.segmentation._network import Network
-from cellinfer.sessions import Session
+from cellinfer.sessions import Session, open_session
 from numpy.typing import NDArray
 
 from tests.conftest import draw_cells
@@ -145,6 +150,32 @@ def test_windows_cover_what_is_in_dispute_and_do_not_overlap(session: Session) -
     mirrored = windows_around(disputed[::-1].copy(), Network.for_objects(28.0, session))
     assert {(900 - w.bottom, 900 - w.top, w.left, w.right) for w in mirrored} == set(windows)
     assert windows_around(np.zeros((50, 60), np.bool_), Network.for_objects(28.0, session)) == []
+
+
+def test_a_run_writes_agreement_uncertainty_and_what_it_took_for_granted(dubious: Field, tmp_path: Path) -> None:
+    plate = tmp_path / "plate"
+    plate.mkdir()
+    for well, image in (
+        ("A01", dubious["DNA"]),
+        ("A02", np.zeros_like(dubious["DNA"])),
+        ("A03", 9000 - dubious["DNA"]),
+    ):
+        tifffile.imwrite(plate / f"{well}_s1_DNA.tif", image)
+    settings = Settings(diameter=22, tta="adaptive")
+    result = run(plate, tmp_path / "out", settings=settings, device="cpu", workers=1)
+    assert result.complete
+    assert any("1 of 3 fields" in note and "--invert" in note for note in result.notes)
+    nuclei = pd.read_parquet(tmp_path / "out" / "Nuclei.parquet")
+    assert nuclei["Nuclei_TTA_VoteFraction"].between(0.5, 1, inclusive="right").all()
+    assert set(nuclei["Nuclei_TTA_Views"]) == {2, 4}
+    doubt = [tifffile.imread(path) for path in (tmp_path / "out" / "labels" / "Uncertainty").iterdir()]
+    assert len(doubt) == 3
+    assert not all(image.any() for image in doubt)
+    expected = segment_image(dubious["DNA"], open_session("nuclei", "cpu", 1), diameter=22, tta="adaptive").uncertainty
+    assert any(np.array_equal(image, expected) for image in doubt)
+    again = run(plate, tmp_path / "out", settings=settings, device="cpu", workers=1)
+    assert again.reused == 3
+    assert again.notes == result.notes
 
 
 def test_adaptive_views_are_merged_by_instances_only(session: Session) -> None:
