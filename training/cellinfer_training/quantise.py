@@ -153,6 +153,7 @@ def release(path: Path, name: str) -> Path:
     for suffix in (".onnx", ".yaml"):
         shutil.copyfile(path.with_suffix(suffix), target.with_suffix(suffix))
     register_variant(target, name, "int8")
+    cellinfer_models.registry.cache_clear()
     return target
 
 
