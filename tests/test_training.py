@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import csv
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -206,6 +207,23 @@ def test_every_recipe_makes_a_model_that_the_pipeline_runs(name: str, tmp_path: 
     image = coloured(0).image if recipe.colour else sample(0).image
     found = segment_image(image, open_session(path, "cpu", 1), diameter=22.0)
     assert found.labels.shape == image.shape[:2]
+
+
+@pytest.mark.parametrize("kind", list(TASKS))
+@pytest.mark.filterwarnings("ignore")
+def test_every_task_learns_and_is_deployed(kind: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    task = TASKS[kind]
+    recipe = replace(RECIPES["nuclei"], task=kind, width=8)
+    samplers = [CropSampler([sample(0), sample(1)], SMALL, seed, task.targets, task.scalar) for seed in (1, 2)]
+    network, schedule = recipe.make_network(), Schedule(steps=12, batch=2, warm_up=2, check_every=4)
+    held = [samplers[1].batch(2)]
+    Trainer(network, of_output(task.loss), samplers[0], held, tmp_path, schedule).run(report=lambda line: None)
+    losses = np.genfromtxt(tmp_path / "log.csv", delimiter=",", names=True)["train"]
+    assert losses[-1] < losses[0]
+    path = tmp_path / "small.onnx"
+    export_model(network.eval(), describe(recipe, {}), path, task.activate)
+    assert open_session(path, "cpu", 1).card.decoder == kind
 
 
 @pytest.mark.filterwarnings("ignore")

@@ -148,7 +148,7 @@ def parse_card(description: Mapping[str, Any], source: str) -> ModelCard:
         stride=int(ours.get("stride", 1)),
         outputs=_output_names(look, source),
         decoder=str(inner("decoder", "kind")),
-        decoder_options={name: float(value) for name, value in inner("decoder", "options").items()},
+        decoder_options={name: _number(name, value, source) for name, value in inner("decoder", "options").items()},
         suited=_parse_suited(ours.get("suited", {}), source),
         description_file=description,
     )
@@ -231,6 +231,15 @@ def _output_names(look: _Lookup, source: str) -> tuple[str, ...]:
     if count > 1:
         return tuple(str(look("outputs", number, "id")) for number in range(count))
     return _channel_names(look("outputs", 0), source)
+
+
+def _number(name: str, value: Any, source: str) -> float | int:
+    """Return a decoder's option as it stands, whole or not."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise ModelError(
+            f"The card of the model {source} gives the decoder's option {name} as {value!r}: not a number."
+        )
+    return value
 
 
 def _check(card: ModelCard, source: str) -> None:

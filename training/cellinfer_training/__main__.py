@@ -31,6 +31,10 @@ def train(
     images: Images,
     out: Out,
     like: Annotated[str, typer.Option(help="Recipe whose network and schedule are used.")] = "nuclei",
+    task: Annotated[
+        str | None,
+        typer.Option(help="distance, star-convex, semantic, three-class or flows.", show_default="the recipe's"),
+    ] = None,
     name: Name = None,
     steps: Steps = None,
     device: Device = "cpu",
@@ -38,7 +42,7 @@ def train(
     """Train a model on your own images and label masks."""
     from cellinfer_training.own import train_own
 
-    _done(train_own(images, out, like, name, steps, device))
+    _done(train_own(images, out, like, task, name, steps, device))
 
 
 @app.command("fine-tune")

@@ -17,6 +17,7 @@ from cellinfer_training.data import Sample, load_folder
 from cellinfer_training.loop import Schedule
 from cellinfer_training.recipes import RECIPES, Recipe, shortened
 from cellinfer_training.splits import assign_families, split_by_group
+from cellinfer_training.tasks import TASKS
 from cellinfer_training.train import finish, train
 
 _FINE_TUNING = Schedule(steps=400, batch=4, rate=4e-4, warm_up=40, averaging=0.99, check_every=50)
@@ -26,6 +27,7 @@ def train_own(
     folder: Path,
     out: Path,
     like: str = "nuclei",
+    task: str | None = None,
     name: str | None = None,
     steps: int | None = None,
     device: str = "cpu",
@@ -40,6 +42,8 @@ def train_own(
         For checkpoints, report and model; a run found there is continued.
     like
         Recipe whose network, task and schedule are used.
+    task
+        Another task for that network, see `tasks.TASKS`.
     name
         Of the model; None takes the folder's.
     steps
@@ -54,7 +58,10 @@ def train_own(
     """
     if like not in RECIPES:
         raise InputError(f"There is no recipe {like!r}: choose {', '.join(RECIPES)}.")
+    if task is not None and task not in TASKS:
+        raise InputError(f"There is no task {task!r}: choose {', '.join(TASKS)}.")
     recipe = shortened(RECIPES[like], steps)
+    recipe = replace(recipe, task=task or recipe.task)
     recipe = _named(replace(recipe, start=None), name or folder.resolve().name, folder)
     samples, notes = load_folder(folder, recipe.colour)
     training, held, remarks = split_own(samples, recipe)

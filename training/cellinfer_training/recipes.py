@@ -97,7 +97,7 @@ RECIPES: dict[str, Recipe] = {
         Recipe(
             "unet",
             "plain U-Net, foreground only: the baseline of the test-time-augmentation study",
-            "Foreground of nuclei in fluorescence microscopy by a plain U-Net; touching nuclei are parted by shape.",
+            "Foreground of nuclei in fluorescence microscopy by a plain U-Net; nuclei that touch come out as one.",
             task="semantic",
             network="unet",
             schedule=Schedule(steps=1_200, batch=4),

@@ -10,8 +10,21 @@ from torch import Tensor
 
 from cellinfer_training.augment import Targets
 from cellinfer_training.loop import Loss
-from cellinfer_training.losses import activate_star, distance_loss, semantic_loss, star_loss
-from cellinfer_training.targets import distance_fields, semantic_fields, star_fields
+from cellinfer_training.losses import (
+    activate_star,
+    distance_loss,
+    flow_loss,
+    semantic_loss,
+    star_loss,
+    three_class_loss,
+)
+from cellinfer_training.targets import (
+    distance_fields,
+    flow_fields,
+    semantic_fields,
+    star_fields,
+    three_class_fields,
+)
 
 
 @dataclass(frozen=True)
@@ -62,9 +75,21 @@ TASKS: dict[str, Task] = {
         ("probability", *(f"ray {ray}" for ray in range(32))),
         star_fields,
         star_loss,
+        {"stride": 2},
         activate=activate_star,
         stride=2,
         scalar=False,
     ),
     "semantic": Task("semantic", ("foreground",), semantic_fields, semantic_loss),
+    "three-class": Task(
+        "three-class",
+        ("background", "interior", "boundary"),
+        three_class_fields,
+        three_class_loss,
+        activate=lambda logits: torch.softmax(logits, dim=1),
+        scalar=False,
+    ),
+    "flows": Task(
+        "flows", ("dY", "dX", "cell probability"), flow_fields, flow_loss, activate=lambda logits: logits, scalar=False
+    ),
 }
