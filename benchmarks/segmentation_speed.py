@@ -140,7 +140,10 @@ class Contestant:
         """End the process."""
         assert self._process.stdin is not None
         self._process.stdin.close()
-        self._process.wait(60)
+        try:
+            self._process.wait(20)
+        except subprocess.TimeoutExpired:  # its runs are noted: nothing is lost
+            self._process.kill()
 
     def _read(self) -> dict[str, Any]:
         assert self._process.stdout is not None
