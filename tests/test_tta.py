@@ -162,7 +162,7 @@ def test_a_run_writes_agreement_uncertainty_and_what_it_took_for_granted(dubious
     ):
         tifffile.imwrite(plate / f"{well}_s1_DNA.tif", image)
     settings = Settings(diameter=22, tta="adaptive")
-    result = run(plate, tmp_path / "out", settings=settings, device="cpu", workers=1)
+    result = run(plate, tmp_path / "out", settings=settings, device="cpu", precision="float32", workers=1)
     assert result.complete
     assert any("1 of 3 fields" in note and "--invert" in note for note in result.notes)
     nuclei = pd.read_parquet(tmp_path / "out" / "Nuclei.parquet")

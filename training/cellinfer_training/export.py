@@ -27,14 +27,16 @@ TOLERANCE = 1e-4
 """Largest difference between torch and onnxruntime (probabilities) that an export may have."""
 
 
-class _Deployed(nn.Module):
+class Deployed(nn.Module):
     """The network as deployed: probabilities (or whatever its decoder takes), not logits."""
 
     def __init__(self, network: nn.Module, activate: Callable[[Tensor], Tensor]) -> None:
         super().__init__()
-        self.network, self.activate = network, activate
+        self.network = network.cpu().to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+        self.activate = activate
 
     def forward(self, image: Tensor) -> Tensor:
+        """Return what the decoder takes."""
         return self.activate(self.network(image))
 
 
@@ -68,7 +70,7 @@ def export_model(
         If the difference exceeds `TOLERANCE`; nothing is left behind then.
     """
     card = parse_card(description, path.stem)
-    deployed = _Deployed(network.cpu().to(memory_format=torch.contiguous_format), activate).eval()  # type: ignore[call-overload]
+    deployed = Deployed(network, activate).eval()
     side = 4 * card.multiple
     example = torch.zeros(2, len(card.channels), side, 2 * side)
     batch, height, width = (torch.export.Dim(name) for name in ("batch", "rows", "columns"))

@@ -136,7 +136,7 @@ def split_own(samples: list[Sample], recipe: Recipe) -> tuple[list[Sample], list
     remarks = []
     if not training or not held or not any(sample.labels.any() for sample in held):
         order = np.random.default_rng(recipe.seed).permutation(len(samples))
-        count = max(1, round(share * len(samples)))
+        count = min(max(1, round(share * len(samples))), len(samples) - 1)
         ranked = sorted(order, key=lambda index: not samples[index].labels.any())
         held = [samples[index] for index in ranked[:count]]
         training = [samples[index] for index in ranked[count:]]

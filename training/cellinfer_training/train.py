@@ -15,14 +15,18 @@ from cellinfer_training.assess import assess, summarise
 from cellinfer_training.augment import Augmentation, CropSampler
 from cellinfer_training.cards import describe
 from cellinfer_training.data import Sample
-from cellinfer_training.export import export_model, register
+from cellinfer_training.export import Deployed, export_model, register
 from cellinfer_training.loop import Trainer, of_output, resume_step
 from cellinfer_training.networks import load_weights
+from cellinfer_training.parity import contract
 from cellinfer_training.recipes import Recipe
 from cellinfer_training.report import draw_report, write_scores, write_summary
 
 _CHECKED = 24
 """Validation batches on which the averaged model is compared while training."""
+
+_COMPARED = 40
+"""Most validation images on which back-ends are compared."""
 
 
 def train(
@@ -108,7 +112,9 @@ def finish(
     draw_report(folder, scores, held, session)
     summary = summarise(scores)
     evaluation: dict[str, Any] = {"validation": summary, "step": int(best["step"])}
-    difference = export_model(network, describe(recipe, evaluation, sets), path, task.activate)
+    card = describe(recipe, evaluation, sets)
+    card["config"]["cellinfer"]["parity"] = contract(Deployed(network, task.activate), path, held[:_COMPARED])
+    difference = export_model(network, card, path, task.activate)
     write_summary(
         folder / "report.md", recipe.name, summary, [*notes, f"torch and onnxruntime differ by {difference:.1e}"]
     )

@@ -63,6 +63,9 @@ def _parted(labels: NDArray[np.int32], apart: float) -> NDArray[np.int32]:
     side = 2 * max(1, round(apart)) + 1
     highest = cv2.dilate(deep, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (side, side)))
     middles, _ = label((labels > 0) & (deep == highest), 2)
+    peaks = np.nonzero(middles)  # those of objects that touch at a corner may have become one
+    pairs = np.stack([middles[peaks], labels[peaks]])
+    middles[peaks] = 1 + np.unique(pairs, axis=1, return_inverse=True)[1].ravel()
     # A small object beside a large one has no peak of its own; it stays what it was.
     shadowed = ~np.isin(labels, labels[middles > 0]) & (labels > 0)
     rest = np.where(shadowed, labels + middles.max(initial=0), 0)

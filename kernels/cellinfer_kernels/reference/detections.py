@@ -53,4 +53,5 @@ def _overlaps(a: NDArray[np.float64], b: NDArray[np.float64], overlap: float) ->
 
 def _weights(share: NDArray[np.float64], count: int) -> NDArray[np.float64]:
     """Return the `(points, count)` weights of linear interpolation between samples, constant beyond the outer ones."""
-    return np.maximum(0, 1 - np.abs(np.clip(share * count - 0.5, 0, count - 1)[:, None] - np.arange(count)))
+    away = np.abs(np.clip(share * count - 0.5, 0, count - 1)[:, None] - np.arange(count))
+    return np.asarray(np.maximum(0, 1 - away))
