@@ -46,9 +46,7 @@ def test_targets_peak_in_every_object_and_vanish_outside() -> None:
     assert not distance[labels == 0].any()
     for number in range(1, labels.max() + 1):
         assert distance[labels == number].max() == pytest.approx(1)
-    assert weight.min() == 1.0
-    assert weight[6, 6] == pytest.approx(5.0)  # the small one counts more, up to a limit
-    assert np.median(weight[foreground > 0]) < 1.2
+    assert set(np.unique(weight)) <= {1.0, 4.0}
 
 
 def test_targets_of_touching_objects_part_them() -> None:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import cv2
 import numpy as np
-from cellinfer_kernels.components import boundaries
-from cellinfer_kernels.flows import heat_flows
 from cellinfer_kernels.starconvex import ray_distances
 from numpy.typing import NDArray
 
@@ -25,13 +23,12 @@ def distance_fields(labels: NDArray[np.int32]) -> NDArray[np.float32]:
     -------
     ndarray
         `(H, W, 3)` float32: foreground (0 or 1); distance to the object's edge divided by the object's largest such
-        distance (0 outside, 1 in the middle); weight (1, raised where two objects nearly touch and at small objects).
+        distance (0 outside, 1 in the middle); weight (1, raised where two objects nearly touch).
     """
     foreground = labels > 0
     distance = _edge_distance(labels)
     normalised = _per_object(distance, labels)
-    weight = np.maximum(_crowding(labels), _smallness(labels))
-    return np.stack([foreground, normalised, weight], axis=-1).astype(np.float32)
+    return np.stack([foreground, normalised, _crowding(labels)], axis=-1).astype(np.float32)
 
 
 def star_fields(labels: NDArray[np.int32], rays: int = 32, stride: int = 2) -> NDArray[np.float32]:
@@ -62,57 +59,6 @@ def star_fields(labels: NDArray[np.int32], rays: int = 32, stride: int = 2) -> N
     return np.dstack([probability, ray_distances(labels, rays, stride), weight]).astype(np.float32)
 
 
-def semantic_fields(labels: NDArray[np.int32]) -> NDArray[np.float32]:
-    """Return `(H, W, 2)` float32 for the `semantic` decoder: foreground (0 or 1) and the weight 1.
-
-    Parameters
-    ----------
-    labels
-        `(H, W)` int32, 0 is background. Touching objects become one foreground.
-    """
-    return np.dstack([labels > 0, np.ones(labels.shape)]).astype(np.float32)
-
-
-def three_class_fields(labels: NDArray[np.int32]) -> NDArray[np.float32]:
-    """Return the fields of the `three-class` decoder, and the weight of each pixel in the loss.
-
-    Parameters
-    ----------
-    labels
-        `(H, W)` int32, 0 is background.
-
-    Returns
-    -------
-    ndarray
-        `(H, W, 4)` float32: background, interior, boundary (one of them 1, the others 0), weight as in
-        `distance_fields`. Boundary are the object pixels with an edge neighbour that is not of their object, around
-        holes too; interiors of different objects so never touch. The image border is no boundary.
-    """
-    boundary = boundaries(labels)
-    planes = [labels == 0, (labels > 0) & ~boundary, boundary, _crowding(labels)]
-    return np.stack(planes, axis=-1).astype(np.float32)
-
-
-def flow_fields(labels: NDArray[np.int32]) -> NDArray[np.float32]:
-    """Return the fields of the `flows` decoder, and the weight of each pixel in the loss.
-
-    Flows are no scalar fields: labels are to be augmented before they are encoded.
-
-    Parameters
-    ----------
-    labels
-        `(H, W)` int32, 0 is background.
-
-    Returns
-    -------
-    ndarray
-        `(H, W, 4)` float32: flows of `cellinfer_kernels.flows.heat_flows` along rows and columns, foreground (0 or 1),
-        weight 1.
-    """
-    down, right = heat_flows(labels)
-    return np.dstack([down, right, labels > 0, np.ones(labels.shape)]).astype(np.float32)
-
-
 def _edge_distance(labels: NDArray[np.int32]) -> NDArray[np.float64]:
     """Distance of object pixels to the edge between their object and what is beside it, half a pixel at the edge."""
     foreground = labels > 0
@@ -131,19 +77,6 @@ def _per_object(values: NDArray[np.float64], labels: NDArray[np.int32]) -> NDArr
     peak = np.full(int(labels.max(initial=0)) + 1, 1e-6)
     np.maximum.at(peak, labels.ravel(), values.ravel())
     return np.where(labels > 0, values / peak[labels], 0.0)
-
-
-def _smallness(labels: NDArray[np.int32], radius: int = 2, largest: float = 5.0) -> NDArray[np.float32]:
-    """Weight objects, and what lies within `radius` of them, by how much smaller than the image's median they are.
-
-    Scores count objects, a loss counts pixels: without a weight, fragments of nuclei are worth nothing to it.
-    """
-    areas = np.bincount(labels.ravel()).astype(np.float64)
-    areas[0] = 0
-    usual = np.median(areas[areas > 0]) if areas.any() else 1.0
-    weights = np.where(areas > 0, np.clip(np.sqrt(usual / np.maximum(areas, 1.0)), 1.0, largest), 1.0)
-    box = np.ones((2 * radius + 1,) * 2, np.uint8)
-    return np.asarray(cv2.dilate(weights[labels].astype(np.float32), box), np.float32)
 
 
 def _crowding(labels: NDArray[np.int32], radius: int = 3, weight: float = 4.0) -> NDArray[np.float32]:
