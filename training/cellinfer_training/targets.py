@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import cv2
 import numpy as np
+from cellinfer_kernels.components import boundaries
+from cellinfer_kernels.flows import heat_flows
 from cellinfer_kernels.starconvex import ray_distances
 from numpy.typing import NDArray
 
@@ -57,6 +59,57 @@ def star_fields(labels: NDArray[np.int32], rays: int = 32, stride: int = 2) -> N
     probability = _per_object(_edge_distance(labels)[::stride, ::stride], samples)
     weight = _crowding(labels)[::stride, ::stride]
     return np.dstack([probability, ray_distances(labels, rays, stride), weight]).astype(np.float32)
+
+
+def semantic_fields(labels: NDArray[np.int32]) -> NDArray[np.float32]:
+    """Return `(H, W, 2)` float32 for the `semantic` decoder: foreground (0 or 1) and the weight 1.
+
+    Parameters
+    ----------
+    labels
+        `(H, W)` int32, 0 is background. Touching objects become one foreground.
+    """
+    return np.dstack([labels > 0, np.ones(labels.shape)]).astype(np.float32)
+
+
+def three_class_fields(labels: NDArray[np.int32]) -> NDArray[np.float32]:
+    """Return the fields of the `three-class` decoder, and the weight of each pixel in the loss.
+
+    Parameters
+    ----------
+    labels
+        `(H, W)` int32, 0 is background.
+
+    Returns
+    -------
+    ndarray
+        `(H, W, 4)` float32: background, interior, boundary (one of them 1, the others 0), weight as in
+        `distance_fields`. Boundary are the object pixels with an edge neighbour that is not of their object, around
+        holes too; interiors of different objects so never touch. The image border is no boundary.
+    """
+    boundary = boundaries(labels)
+    planes = [labels == 0, (labels > 0) & ~boundary, boundary, _crowding(labels)]
+    return np.stack(planes, axis=-1).astype(np.float32)
+
+
+def flow_fields(labels: NDArray[np.int32]) -> NDArray[np.float32]:
+    """Return the fields of the `flows` decoder, and the weight of each pixel in the loss.
+
+    Flows are no scalar fields: labels are to be augmented before they are encoded.
+
+    Parameters
+    ----------
+    labels
+        `(H, W)` int32, 0 is background.
+
+    Returns
+    -------
+    ndarray
+        `(H, W, 4)` float32: flows of `cellinfer_kernels.flows.heat_flows` along rows and columns, foreground (0 or 1),
+        weight 1.
+    """
+    down, right = heat_flows(labels)
+    return np.dstack([down, right, labels > 0, np.ones(labels.shape)]).astype(np.float32)
 
 
 def _edge_distance(labels: NDArray[np.int32]) -> NDArray[np.float64]:
