@@ -173,7 +173,7 @@ def test_a_card_without_a_field_names_it(field: str) -> None:
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("diameter", 0), ("diameter_tolerance", 0.5), ("tile", 641), ("halo", 600), ("multiple", 0)],
+    [("diameter", 0), ("diameter_tolerance", 0.5), ("tile", 641), ("halo", 1088), ("multiple", 0)],
 )
 def test_cards_that_make_no_sense_are_refused(field: str, value: float) -> None:
     card = description()

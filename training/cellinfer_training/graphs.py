@@ -18,7 +18,6 @@ TOLERANCE = 1e-4
 """Largest difference (probabilities) that a rewriting may make."""
 _FULL_KERNEL = 16
 """Fewest output channels for which onnxruntime takes its fast 8-bit convolution; with fewer it is twice as slow."""
-_UNSHUFFLE = [0, 1, 3, 5, 2, 4]
 
 
 def rewrite(model: ModelProto) -> ModelProto:
@@ -36,7 +35,6 @@ def rewrite(model: ModelProto) -> ModelProto:
     """
     result = ModelProto()
     result.CopyFrom(model)
-    _merge_fold(result)
     _anchor_layout(result)
     _widen_head(result)
     del result.graph.value_info[:]  # shapes of tensors that are no more
@@ -96,36 +94,6 @@ def multiply_adds(model: ModelProto, side: int = 256) -> float:
     }
     total = sum(int(np.prod(_initializer(model, weight).dims)) * areas[place] for weight, place in places.values())
     return float(total / side**2)
-
-
-def _merge_fold(model: ModelProto) -> None:
-    """Make one 6 x 6 convolution of stride 2 out of a 2 x 2 fold of pixels and the 3 x 3 convolution behind it."""
-    graph = model.graph
-    producers = {name: node for node in graph.node for name in node.output}
-    convolution = _convolutions(model)[0]
-    tensor = convolution.input[0]
-    chain: list[NodeProto] = []
-    while (node := producers.get(tensor)) is not None and node.op_type in ("Reshape", "Transpose"):
-        chain.append(node)
-        tensor = node.input[0]
-    orders = [list(helper.get_attribute_value(n.attribute[0])) for n in chain if n.op_type == "Transpose"]
-    weight = _initializer(model, convolution.input[1])
-    kernel = numpy_helper.to_array(weight)
-    outputs, inputs, height, width = kernel.shape
-    options = {attribute.name: helper.get_attribute_value(attribute) for attribute in convolution.attribute}
-    plain = (height, width) == (3, 3) and list(options.get("pads", ())) == [1] * 4 and options.get("group", 1) == 1
-    if orders != [_UNSHUFFLE] or not plain or inputs % 4:
-        return
-    spread = kernel.reshape(outputs, inputs // 4, 2, 2, 3, 3).transpose(0, 1, 4, 2, 5, 3)
-    weight.CopyFrom(numpy_helper.from_array(spread.reshape(outputs, inputs // 4, 6, 6), weight.name))
-    convolution.input[0] = tensor
-    del convolution.attribute[:]
-    convolution.attribute.extend(
-        helper.make_attribute(name, value)
-        for name, value in (("kernel_shape", [6, 6]), ("strides", [2, 2]), ("pads", [2] * 4))
-    )
-    for node in chain:
-        graph.node.remove(node)
 
 
 def _anchor_layout(model: ModelProto) -> None:

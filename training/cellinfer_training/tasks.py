@@ -68,7 +68,7 @@ TASKS: dict[str, Task] = {
         distance_fields,
         distance_loss,
         # Chosen on training images: no validation image decided them.
-        {"foreground": 0.5, "core": 0.4, "smallest": 0.05, "smallest_core": 0.06},
+        {"foreground": 0.5, "core": 0.35, "smallest": 0.05, "smallest_core": 0.06},
     ),
     "star-convex": Task(
         "star-convex",
