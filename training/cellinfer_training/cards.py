@@ -21,7 +21,7 @@ _TAGS = {
     "brightfield": "bright-field-microscopy",
 }
 # A field of a usual camera (2048 or 2160 pixels) is one tile: halos between tiles would cost a quarter more pixels.
-_TILE, _HALO, _MULTIPLE = 2176, 64, 16
+_TILE, _HALO, _MULTIPLE = 2192, 64, 16
 
 
 def describe(recipe: Recipe, evaluation: Mapping[str, Any], sets: Sequence[str] | None = None) -> dict[str, Any]:
