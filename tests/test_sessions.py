@@ -173,7 +173,7 @@ def test_a_card_without_a_field_names_it(field: str) -> None:
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("diameter", 0), ("diameter_tolerance", 0.5), ("tile", 641), ("halo", 1088), ("multiple", 0)],
+    [("diameter", 0), ("diameter_tolerance", 0.5), ("tile", 641), ("halo", 1088), ("halo", 1073), ("multiple", 0)],
 )
 def test_cards_that_make_no_sense_are_refused(field: str, value: float) -> None:
     card = description()
@@ -190,5 +190,9 @@ def test_a_gpu_that_is_not_there_is_an_error() -> None:
     with pytest.raises(DeviceError, match="gpu"):
         open_session("nuclei", "cuda")
     assert open_session("nuclei", "auto", 1).device == "cpu"
+
+
+@pytest.mark.parametrize("precision", ["auto", "float32", "int8"])
+def test_an_unknown_device_is_refused_in_every_precision(precision: Any) -> None:
     with pytest.raises(DeviceError, match="auto, cpu or cuda"):
-        open_session("nuclei", "tpu")  # type: ignore[arg-type]
+        open_session("nuclei", "tpu", 1, precision)  # type: ignore[arg-type]

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
+from cellinfer.cards import parse_card
+from cellinfer.errors import ModelError
 from cellinfer.tiling import plan, predict
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+
+from tests.test_sessions import description
 
 
 @given(length=st.integers(1, 3000), halo=st.integers(0, 40), tile=st.sampled_from([128, 256, 640]))
@@ -22,6 +28,27 @@ def test_tiles_cover_the_axis_once_and_see_their_surroundings(length: int, halo:
         assert span.stop <= span.start + size
         assert span.start <= max(0, span.first - halo)
         assert span.start + size >= min(length, span.stop + halo)
+
+
+@pytest.fixture(scope="module")
+def bundled() -> dict[str, Any]:
+    return description()
+
+
+@given(
+    length=st.integers(1, 500), tiles=st.integers(0, 9), halo=st.integers(-1, 80), multiple=st.sampled_from([1, 5, 16])
+)
+def test_every_card_that_is_accepted_can_be_tiled(
+    bundled: dict[str, Any], length: int, tiles: int, halo: int, multiple: int
+) -> None:
+    sizes = {"tile": tiles * multiple, "halo": halo, "multiple": multiple, "stride": 1}
+    try:
+        parse_card({**bundled, "config": {"cellinfer": bundled["config"]["cellinfer"] | sizes}}, "mine")
+    except ModelError as error:
+        assert "halo" in str(error)
+        assert halo < 0 or tiles * multiple - 2 * halo < 3 * multiple
+    else:
+        assert plan(length, tiles * multiple, halo, multiple)[1][-1].stop == length
 
 
 def blur(batch: NDArray[np.float32]) -> NDArray[np.float32]:

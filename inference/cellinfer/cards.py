@@ -70,7 +70,7 @@ class ModelCard:
     tile
         Side of the square input tiles, pixels.
     halo
-        Pixels at a tile's rim whose output is not used.
+        Pixels at a tile's rim whose output is not used; rounded up to `multiple`, it must leave one multiple.
     stride
         Input pixels per output pixel, a divisor of `multiple`; 1 where the card does not say.
     outputs
@@ -244,14 +244,16 @@ def _number(name: str, value: Any, source: str) -> float | int:
 
 def _check(card: ModelCard, source: str) -> None:
     low, high = card.percentiles
+    multiple = max(card.multiple, 1)
+    rim = -(-card.halo // multiple) * multiple  # tiles are laid by whole multiples
     problems = [
         (not 0 <= low < high <= 100, f"percentiles {card.percentiles} are not two rising numbers in 0..100"),
         (not card.clip[0] < card.clip[1], f"clip range {card.clip} is empty"),
         (not card.diameter > 0, f"diameter {card.diameter} is not positive"),
         (not card.diameter_tolerance >= 1, f"diameter_tolerance {card.diameter_tolerance} is below 1"),
         (card.multiple < 1, f"multiple {card.multiple} is below 1"),
-        (card.tile % max(card.multiple, 1) != 0, f"tile {card.tile} is not a multiple of {card.multiple}"),
-        (card.halo < 0 or card.tile - 2 * card.halo < card.multiple, f"halo {card.halo} leaves nothing of a tile"),
+        (card.tile % multiple != 0, f"tile {card.tile} is not a multiple of {card.multiple}"),
+        (card.halo < 0 or card.tile - 2 * rim < multiple, f"halo {card.halo} leaves nothing of a tile"),
         (card.stride < 1 or card.multiple % max(card.stride, 1) != 0, f"stride {card.stride} does not divide multiple"),
         (not card.channels, "no input channel"),
     ]
