@@ -148,6 +148,20 @@ def test_noise_gives_defined_labels_and_nothing_gives_none():
     assert not decode("flows", np.full((3, 20, 30), -1, np.float32), 20.0, {}).any()
 
 
+@pytest.mark.parametrize("broken", [np.nan, np.inf, -np.inf, 3e38])
+def test_flows_that_are_no_numbers_spoil_no_other_object(broken):
+    labels = draw_cells(2, (120, 160))["truth"].astype(np.int32)
+    output = encode(labels)
+    spoilt = labels == 1
+    output[:2, spoilt] = np.where(np.random.default_rng(0).random((2, spoilt.sum())) < 0.5, broken, -broken)
+    result = decode("flows", output, 22.0, EVERY_SIZE)
+    others = np.where(spoilt, 0, labels)
+    scores = score_thresholds(others, np.where(spoilt, 0, result), [0.9])
+    assert scores.tp[0] == labels.max() - 1
+    output[2, spoilt] = np.nan
+    assert not decode("flows", output, 22.0, EVERY_SIZE)[spoilt].any()
+
+
 def test_misfits_are_refused():
     with pytest.raises(ValueError, match="shape"):
         flows.follow(np.zeros((3, 4, 4)), np.ones((4, 4)))

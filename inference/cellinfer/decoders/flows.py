@@ -43,6 +43,7 @@ def decode(
     ----------
     fields
         `(3, H, W)` float32: flow along rows and along columns (5 is one pixel per step), logit of the cell probability.
+        A flow that is not a number leads nowhere, and a pixel whose logit is none belongs to no object.
     diameter
         Median object diameter, pixels.
     shape
@@ -66,7 +67,8 @@ def decode(
     """
     assert fields.shape[1:] == shape
     inside = fields[2] > cell
-    flows = fields[:2] / np.float32(FACTOR)
+    # Following needs finite flows; a step longer than the image leads to its rim in any case.
+    flows = np.clip(np.nan_to_num(fields[:2] / np.float32(FACTOR)), -max(shape), max(shape))
     rows, columns = np.rint(follow(flows, inside, steps)).astype(np.int64).T
     counts = np.bincount(rows * shape[1] + columns, minlength=inside.size).reshape(shape).astype(np.float32)
     peaks, _ = label((counts >= gathered) & (counts == cv2.dilate(counts, _NEIGHBOURHOOD)), 2)
