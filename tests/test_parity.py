@@ -8,6 +8,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import cellinfer_models
 import numpy as np
 import pytest
 from cellinfer.sessions import Session
@@ -71,6 +72,25 @@ def test_a_blind_back_end_matches_nothing(session: Session) -> None:
     assert (found.matched_50, found.map_dsb) == (0.0, 0.0)
     with pytest.raises(RuntimeError, match="matched_50 is 0, it must be at least"):
         found.check(LIMITS["int8"], "blind")
+
+
+def test_where_nothing_is_found_back_ends_agree_and_an_invented_object_shows(session: Session) -> None:
+    empty = Sample("empty", "drawn", np.zeros((96, 96), np.float32), np.zeros((96, 96), np.int32))
+    blind = answering(session, lambda fields: 0 * fields)
+    found = agreement(blind, blind, [empty])
+    assert (found.objects, found.matched_50, found.matched_90, found.map_dsb) == (0, 1.0, 1.0, 1.0)
+    found.check(LIMITS["torch"], "torch and onnxruntime")
+    with pytest.raises(RuntimeError, match="map_dsb is 0"):
+        agreement(blind, session, [sample()]).check(LIMITS["torch"], "torch and onnxruntime")
+
+
+def test_on_a_users_images_a_departure_is_noted_not_refused(session: Session) -> None:
+    path = cellinfer_models.folder() / "nuclei.onnx"
+    with pytest.raises(RuntimeError, match="torch and onnxruntime disagree"):
+        contract(Threshold(0.9), path, [sample()])
+    found = contract(Threshold(0.9), path, [sample()], strict=False)
+    assert "torch and onnxruntime disagree" in found["torch"]["breach"]
+    assert found["torch"]["map_dsb"] < LIMITS["torch"].map_dsb
 
 
 def test_figures_that_are_no_numbers_are_refused() -> None:

@@ -113,11 +113,15 @@ def finish(
     summary = summarise(scores)
     evaluation: dict[str, Any] = {"validation": summary, "step": int(best["step"])}
     card = describe(recipe, evaluation, sets)
-    card["config"]["cellinfer"]["parity"] = contract(Deployed(network, task.activate), path, held[:_COMPARED])
+    deployed = Deployed(network, task.activate)
+    parity = contract(deployed, path, held[:_COMPARED], strict=sets is None)
+    card["config"]["cellinfer"]["parity"] = parity
+    breaches = [figures["breach"] for figures in parity.values() if "breach" in figures]
     difference = export_model(network, card, path, task.activate)
-    write_summary(
-        folder / "report.md", recipe.name, summary, [*notes, f"torch and onnxruntime differ by {difference:.1e}"]
-    )
+    notes = [*notes, *breaches, f"torch and onnxruntime differ by {difference:.1e}"]
+    write_summary(folder / "report.md", recipe.name, summary, notes)
+    for breach in breaches:
+        print(breach)
     for name, row in summary.items():
         print(f"{name:20}  {row}")
     return path
