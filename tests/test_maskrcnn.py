@@ -173,12 +173,15 @@ def test_the_published_schedule_closes_layers(tmp_path: Path) -> None:
     sampler = CropSampler([sample(0)], Augmentation(crop=64), 0, as_plane, scalar=False)
     trainer = StagedTrainer(SMALL.make_network(), objective, sampler, [], tmp_path, schedule)
     watched = ("stem.0.weight", "stages.3.0.first.0.weight", "box_head.1.weight")
+    statistics = ("stem.1.running_mean", "stages.3.0.first.1.running_mean", "proposer.1.running_mean")
     moved = []
     for _ in range(6):
         before = {name: value.clone() for name, value in trainer.network.state_dict().items()}
         trainer._advance(sampler.batch(1))
         after = trainer.network.state_dict()
-        moved.append([not torch.equal(before[name], after[name]) for name in watched])
+        found = [[not torch.equal(before[name], after[name]) for name in names] for names in (watched, statistics)]
+        assert found[0] == found[1]
+        moved.append(found[0])
     assert moved[0] == [True, True, True]
     assert moved[2:4] == [[False, True, True]] * 2
     assert moved[4:] == [[False, False, True]] * 2

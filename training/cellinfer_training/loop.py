@@ -7,7 +7,7 @@ import csv
 import math
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from cellinfer.errors import InputError
 from numpy.typing import NDArray
 from rich.progress import MofNCompleteColumn, Progress
 from torch import Tensor, nn
@@ -52,10 +53,36 @@ class Schedule:
         return self.rate * min(1.0, (step + 1) / self.warm_up) * 0.5 * (1 + math.cos(math.pi * progress))
 
 
-def resume_step(folder: Path) -> int:
-    """Step that a run in `folder` would continue from; 0 for a new one."""
+def resume_step(folder: Path, identity: str = "") -> int:
+    """Return the step that a run in `folder` would continue from; 0 for a new one.
+
+    Parameters
+    ----------
+    folder
+        Where the run is.
+    identity
+        What tells the run from others, see `Trainer`; empty continues any.
+
+    Raises
+    ------
+    InputError
+        If the folder holds another run.
+    """
     last = folder / "last.pt"
-    return int(torch.load(last, map_location="cpu", weights_only=True)["step"]) if last.exists() else 0
+    if not last.exists():
+        return 0
+    state = torch.load(last, map_location="cpu", weights_only=True)
+    _check_identity(state, folder, identity)
+    return int(state["step"])
+
+
+def _check_identity(state: Mapping[str, Any], folder: Path, identity: str) -> None:
+    """Refuse a run of other settings or images; one that does not say what it is of is continued."""
+    stored = state.get("identity", "")
+    if identity and stored and stored != identity:
+        raise InputError(
+            f"{folder} holds another run, of other settings, images or starting weights: choose another --out."
+        )
 
 
 def of_output(loss: Loss) -> Objective:
@@ -86,6 +113,13 @@ class Trainer:
         How long and how fast; a torch device.
     frozen_statistics
         Whether batch normalisation keeps the statistics it came with, as fine-tuning on few images needs.
+    identity
+        Digest of whatever makes this run another than the next, such as settings and images; kept in `last.pt`.
+
+    Raises
+    ------
+    InputError
+        If the folder holds a run of another identity.
     """
 
     def __init__(
@@ -98,6 +132,7 @@ class Trainer:
         schedule: Schedule,
         device: str = "cpu",
         frozen_statistics: bool = False,
+        identity: str = "",
     ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.device = torch.device(device)
@@ -105,6 +140,7 @@ class Trainer:
         self.average = copy.deepcopy(self.network).eval()
         self.objective, self.sampler, self.validation = objective, sampler, validation
         self.folder, self.schedule, self.frozen_statistics = folder, schedule, frozen_statistics
+        self.identity = identity
         self.optimiser = torch.optim.AdamW(self.network.parameters(), lr=schedule.rate, weight_decay=schedule.decay)
         self.step, self.best = 0, math.inf
         if (folder / "last.pt").exists():
@@ -139,11 +175,7 @@ class Trainer:
     def _advance(self, batch: Batch) -> float:
         for group in self.optimiser.param_groups:
             group["lr"] = self.schedule.rate_at(self.step)
-        self.network.train()
-        if self.frozen_statistics:
-            for module in self.network.modules():
-                if isinstance(module, nn.BatchNorm2d):
-                    module.eval()
+        self._set_modes()
         loss = self._loss(self.network, batch)["loss"]
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
@@ -152,6 +184,14 @@ class Trainer:
         self.step += 1
         self._follow()
         return float(loss.detach())
+
+    def _set_modes(self) -> None:
+        """Put the network into training, except for normalisation that keeps its statistics."""
+        self.network.train()
+        if self.frozen_statistics:
+            for module in self.network.modules():
+                if isinstance(module, nn.BatchNorm2d):
+                    module.eval()
 
     def _loss(self, network: nn.Module, batch: Batch) -> dict[str, Tensor]:
         image, target = (torch.from_numpy(part).to(self.device) for part in batch)
@@ -178,9 +218,10 @@ class Trainer:
         row |= {"validation": means.pop("loss"), **means}
         improved = row["validation"] < self.best
         self.best = min(self.best, row["validation"])
-        self._save("last.pt", self._state())
+        # The best first: a run stopped between the two checks this step again, and loses nothing.
         if improved:
             self._save("best.pt", {"step": self.step, "network": self.average.state_dict()})
+        self._save("last.pt", self._state())
         self._append(row)
         return row
 
@@ -197,6 +238,7 @@ class Trainer:
         return {
             "step": self.step,
             "best": self.best,
+            "identity": self.identity,
             "schedule": asdict(self.schedule),
             "network": self.network.state_dict(),
             "average": self.average.state_dict(),
@@ -210,6 +252,7 @@ class Trainer:
 
     def _restore(self, path: Path) -> None:
         state = torch.load(path, map_location=self.device, weights_only=True)
+        _check_identity(state, self.folder, self.identity)
         self.network.load_state_dict(state["network"])
         self.average.load_state_dict(state["average"])
         self.optimiser.load_state_dict(state["optimiser"])

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from cellinfer_training.augment import Augmentation, CropSampler
 from cellinfer_training.data import Sample
-from cellinfer_training.loop import Batch, Schedule, Trainer, resume_step
+from cellinfer_training.loop import Schedule, Trainer, resume_step
 from cellinfer_training.maskrcnn.losses import losses
 from cellinfer_training.maskrcnn.network import MaskRcnn
 from cellinfer_training.recipes import Recipe, load, split
@@ -122,18 +122,25 @@ def objective(network: nn.Module, image: Tensor, target: Tensor) -> dict[str, Te
 
 
 class StagedTrainer(Trainer):
-    """Closes layers as a staged schedule says; with any other schedule, trains all of them throughout."""
+    """Closes layers as a staged schedule says; with any other schedule, trains all of them throughout.
 
-    def _advance(self, batch: Batch) -> float:
-        if isinstance(self.schedule, StagedSchedule):
-            stage = self.schedule.stage_at(self.step)
-            for name, parameter in self.network.named_parameters():
-                parameter.requires_grad_(_stage_of(name) >= stage)
-        return super()._advance(batch)
+    A closed layer keeps its weights and the statistics of its normalisation.
+    """
+
+    def _set_modes(self) -> None:
+        super()._set_modes()
+        if not isinstance(self.schedule, StagedSchedule):
+            return
+        stage = self.schedule.stage_at(self.step)
+        for name, parameter in self.network.named_parameters():
+            parameter.requires_grad_(_stage_of(name) >= stage)
+        for name, module in self.network.named_modules():
+            if isinstance(module, nn.BatchNorm2d) and _stage_of(name) < stage:
+                module.eval()
 
 
-def _stage_of(parameter: str) -> int:
-    """Return the last stage of a staged schedule in which a parameter is still trained."""
-    if parameter.startswith(("stages.3.", "downs.2.")):
+def _stage_of(name: str) -> int:
+    """Return the last stage of a staged schedule in which a parameter or module is still trained."""
+    if name.startswith(("stages.3.", "downs.2.")):
         return 1
-    return 0 if parameter.startswith(("stem.", "stages.", "downs.")) else 2
+    return 0 if name.startswith(("stem.", "stages.", "downs.")) else 2
