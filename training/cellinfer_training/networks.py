@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import onnx
 import torch
+from numpy.typing import NDArray
 from onnx import numpy_helper
 from torch import Tensor, nn
 
 
-def _convolution(inputs: int, outputs: int, side: int = 3, stride: int = 1) -> nn.Sequential:
+def convolution(inputs: int, outputs: int, side: int = 3, stride: int = 1) -> nn.Sequential:
+    """Return a convolution, batch normalisation and rectification; the size divides by the stride."""
     return nn.Sequential(
         nn.Conv2d(inputs, outputs, side, stride=stride, padding=(side - 1) // 2, bias=False),
         nn.BatchNorm2d(outputs),
@@ -20,15 +23,16 @@ def _convolution(inputs: int, outputs: int, side: int = 3, stride: int = 1) -> n
     )
 
 
-class _Residual(nn.Module):
+class Residual(nn.Module):
     """Two 3 x 3 convolutions around a shortcut."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.first = _convolution(width, width)
+        self.first = convolution(width, width)
         self.second = nn.Sequential(nn.Conv2d(width, width, 3, padding=1, bias=False), nn.BatchNorm2d(width))
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return as many channels of the same size."""
         return torch.relu(x + self.second(self.first(x)))
 
 
@@ -62,12 +66,14 @@ class FieldNet(nn.Module):
         super().__init__()
         self.outputs, self.width = outputs, width
         widths = [width * 2**level for level in range(4)]
-        self.stem = _convolution(2 * channels, width, side=6, stride=2)
-        self.encoders = nn.ModuleList(_Residual(w) for w in widths)
-        self.downs = nn.ModuleList(nn.Sequential(nn.MaxPool2d(2), _pointwise(a, b)) for a, b in pairwise(widths))
-        self.ups = nn.ModuleList(_pointwise(b, a) for a, b in pairwise(widths))
-        self.decoders = nn.ModuleList(_Residual(w) for w in widths[:-1])
-        self.bottom = _Residual(widths[-1])
+        self.stem = convolution(2 * channels, width, side=6, stride=2)
+        self.encoders = nn.ModuleList(Residual(w) for w in widths)
+        self.downs = nn.ModuleList(
+            nn.Sequential(nn.MaxPool2d(2), convolution(a, b, side=1)) for a, b in pairwise(widths)
+        )
+        self.ups = nn.ModuleList(convolution(b, a, side=1) for a, b in pairwise(widths))
+        self.decoders = nn.ModuleList(Residual(w) for w in widths[:-1])
+        self.bottom = Residual(widths[-1])
         unfold = 2 // stride
         self.head = nn.Conv2d(width, unfold**2 * outputs, 3, padding=1)
         self.unfold = nn.PixelShuffle(unfold)
@@ -85,10 +91,6 @@ class FieldNet(nn.Module):
             x = nn.functional.interpolate(self.ups[level](x), scale_factor=2.0, mode="nearest")
             x = self.decoders[level](x + skips[level])
         return self.unfold(self.head(x))  # type: ignore[no-any-return]
-
-
-def _pointwise(inputs: int, outputs: int) -> nn.Sequential:
-    return nn.Sequential(nn.Conv2d(inputs, outputs, 1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU(inplace=True))
 
 
 class UNet(nn.Module):
@@ -132,14 +134,19 @@ class UNet(nn.Module):
 
 
 def _double(inputs: int, outputs: int) -> nn.Sequential:
-    return nn.Sequential(*_convolution(inputs, outputs), *_convolution(outputs, outputs))
+    return nn.Sequential(*convolution(inputs, outputs), *convolution(outputs, outputs))
 
 
 def load_weights(network: nn.Module, path: Path) -> list[str]:
     """Copy the weights of an exported network into a torch one of the same layout.
 
     Exporting folds each batch normalisation into the convolution before it; here it becomes that convolution followed
-    by a normalisation that changes nothing but adds the bias. Train on with `Trainer(..., frozen_statistics=True)`.
+    by a normalisation that changes nothing but adds the bias. Before training on, say `Trainer(...,
+    frozen_statistics=True)`, or let `settle_statistics` see some images: otherwise the statistics of the first batch
+    replace these, and with them what the weights know.
+
+    The first layer of a model for colour starts from that of one for grey images: each colour has a like share in what
+    the grey image had, so a grey image in three equal colours gives the same result.
 
     Parameters
     ----------
@@ -151,8 +158,7 @@ def load_weights(network: nn.Module, path: Path) -> list[str]:
     Returns
     -------
     list of str
-        Names of parameters that the file lacks or has in another shape, left as they were: the first layer, say, of a
-        model for colour that starts from one for grey images.
+        Names of parameters that the file lacks or has in another shape, left as they were.
     """
     stored = {i.name.removeprefix("network."): numpy_helper.to_array(i) for i in onnx.load(path).graph.initializer}
     left: list[str] = []
@@ -174,12 +180,63 @@ def load_weights(network: nn.Module, path: Path) -> list[str]:
                         after.weight.fill_((1.0 + after.eps) ** 0.5)
                         after.bias.copy_(torch.from_numpy(bias.copy()))
         normalised = {n for n, m in network.named_modules() if isinstance(m, nn.BatchNorm2d)}
+        first = next(name for name, _ in network.named_parameters())
         for name, parameter in network.named_parameters():
             if name.rpartition(".")[0] in normalised:
                 continue
             value = stored.get(name)
+            if name == first and value is not None:
+                value = _spread(value, parameter.shape[1])
             if value is None or tuple(value.shape) != tuple(parameter.shape):
                 left.append(name)
             else:
                 parameter.copy_(torch.from_numpy(value.copy()))
     return left
+
+
+def _spread(kernel: NDArray[np.float32], inputs: int) -> NDArray[np.float32]:
+    """Repeat each input of a kernel `(K, C, h, w)` over as many neighbours as `inputs` has room for, in like shares."""
+    share, odd = divmod(inputs, kernel.shape[1])
+    return kernel if odd or share < 2 else np.repeat(kernel, share, axis=1) / np.float32(share)
+
+
+@torch.no_grad()
+def settle_statistics(network: nn.Module, batches: Sequence[NDArray[np.float32]]) -> None:
+    """Give each batch normalisation the statistics of real images, without changing what the network computes.
+
+    Its scale and shift take up the difference. Training with the statistics of batches then begins where the weights
+    left off.
+
+    Parameters
+    ----------
+    network
+        A network whose normalisations have made-up statistics, as after `load_weights`.
+    batches
+        Images, each `(N, C, H, W)` float32.
+    """
+    norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
+    sums = {norm: torch.zeros(3, norm.num_features, dtype=torch.float64) for norm in norms}
+
+    def observe(norm: nn.Module, inputs: tuple[Tensor]) -> None:
+        values = inputs[0].double()
+        count = torch.full((values.shape[1],), values.numel() / values.shape[1], dtype=torch.float64)
+        sums[norm] += torch.stack([count, values.sum((0, 2, 3)), values.square().sum((0, 2, 3))])  # type: ignore[index]
+
+    training = network.training
+    hooks = [norm.register_forward_pre_hook(observe) for norm in norms]
+    network.eval()
+    for batch in batches:
+        network(torch.from_numpy(batch))
+    for hook in hooks:
+        hook.remove()
+    network.train(training)
+    for norm, (count, total, squares) in sums.items():
+        assert norm.running_mean is not None and norm.running_var is not None
+        mean = total / count
+        variance = (squares / count - mean.square()).clamp(min=0)
+        scale = norm.weight / (norm.running_var + norm.eps).sqrt()
+        shift = norm.bias - norm.running_mean * scale
+        norm.running_mean.copy_(mean)
+        norm.running_var.copy_(variance)
+        norm.weight.copy_(scale * (norm.running_var + norm.eps).sqrt())
+        norm.bias.copy_(shift + norm.running_mean * scale)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from cellinfer_training.maskrcnn.boxes import RATIOS, STRIDES
+from cellinfer_training.networks import Residual, convolution
 
 BOX_BINS = 7
 MASK_BINS = 14
@@ -53,8 +54,8 @@ class MaskRcnn(nn.Module):
 
     Notes
     -----
-    Input `(N, channels, H, W)` float32 with H and W multiples of 16. As in `networks.FieldNet`, pixels are folded
-    2 x 2 into channels, and the input is seen twice, as it is and as its square root.
+    Input `(N, channels, H, W)` float32 with H and W multiples of 16. Pixels are folded 2 x 2 into
+    channels first; as in `networks.FieldNet`, the input is seen twice, as it is and as its square root.
     """
 
     multiple = STRIDES[-1]
@@ -64,15 +65,15 @@ class MaskRcnn(nn.Module):
         self.features = features
         widths = [width * 2**level for level in range(4)]
         self.fold = nn.PixelUnshuffle(2)
-        self.stem = _convolution(8 * channels, width)
-        self.stages = nn.ModuleList(nn.Sequential(_Residual(w), _Residual(w)) for w in widths)
-        self.downs = nn.ModuleList(nn.Sequential(nn.MaxPool2d(2), _convolution(a, b, 1)) for a, b in pairwise(widths))
-        self.laterals = nn.ModuleList(_convolution(w, features, 1) for w in widths[1:])
-        self.smooth = nn.ModuleList(_convolution(features, features) for _ in widths[1:])
+        self.stem = convolution(8 * channels, width)
+        self.stages = nn.ModuleList(nn.Sequential(Residual(w), Residual(w)) for w in widths)
+        self.downs = nn.ModuleList(nn.Sequential(nn.MaxPool2d(2), convolution(a, b, 1)) for a, b in pairwise(widths))
+        self.laterals = nn.ModuleList(convolution(w, features, 1) for w in widths[1:])
+        self.smooth = nn.ModuleList(convolution(features, features) for _ in widths[1:])
         self.into_fine = nn.Conv2d(features, features // 2, 1)
         self.fine_lateral = nn.Conv2d(widths[0], features // 2, 1)
-        self.fine_smooth = nn.Sequential(nn.ReLU(inplace=True), _convolution(features // 2, features // 2))
-        self.proposer = _convolution(features, features)
+        self.fine_smooth = nn.Sequential(nn.ReLU(inplace=True), convolution(features // 2, features // 2))
+        self.proposer = convolution(features, features)
         self.objectness = nn.Conv2d(features, len(RATIOS), 1)
         self.numbers = nn.Conv2d(features, 4 * len(RATIOS), 1)
         self.box_head = nn.Sequential(
@@ -85,9 +86,9 @@ class MaskRcnn(nn.Module):
         )
         half = features // 2
         self.mask_head = nn.Sequential(
-            _convolution(half, half),
-            _convolution(half, half),
-            _convolution(half, half),
+            convolution(half, half),
+            convolution(half, half),
+            convolution(half, half),
             nn.ConvTranspose2d(half, half, 2, stride=2),
             nn.ReLU(inplace=True),
             nn.Conv2d(half, 1, 1),
@@ -136,26 +137,6 @@ class MaskRcnn(nn.Module):
     def draw(self, cut: Tensor) -> Tensor:
         """Return mask logits `(R, 28, 28)` of boxes cut from `Features.fine`, `(R, features / 2, 14, 14)`."""
         return self.mask_head(cut)[:, 0].float()  # type: ignore[no-any-return]
-
-
-class _Residual(nn.Module):
-    """Two 3 x 3 convolutions around a shortcut."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.first = _convolution(width, width)
-        self.second = nn.Sequential(nn.Conv2d(width, width, 3, padding=1, bias=False), nn.BatchNorm2d(width))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return torch.relu(x + self.second(self.first(x)))
-
-
-def _convolution(inputs: int, outputs: int, side: int = 3) -> nn.Sequential:
-    return nn.Sequential(
-        nn.Conv2d(inputs, outputs, side, padding=side // 2, bias=False),
-        nn.BatchNorm2d(outputs),
-        nn.ReLU(inplace=True),
-    )
 
 
 def _doubled(x: Tensor) -> Tensor:
