@@ -86,33 +86,33 @@ def export_model(
             verbose=False,
         )
     assert program is not None
-    return seal(program.model_proto, description, path, lambda partial: _parity(deployed, partial), TOLERANCE)
+    return write_model(program.model_proto, description, path, lambda partial: _parity(deployed, partial))
 
 
-def seal(
+def write_model(
     model: onnx.ModelProto,
     description: Mapping[str, Any],
     path: Path,
-    compare: Callable[[Path], float],
-    tolerance: float,
+    compare: Callable[[Path], float] | None = None,
+    tolerance: float = TOLERANCE,
 ) -> float:
-    """Put a card into a network, prove the file equal to torch, and write both.
+    """Write a network with its card; golden result, digest and the YAML beside it are made here.
 
     Parameters
     ----------
     model
-        The network.
+        The network; metadata it has are dropped.
     description, path
         See `export_model`.
     compare
-        Given the finished file, returns how far it is from torch.
+        Given the finished file, returns how far it is from the original; None for a file that was compared before.
     tolerance
         The largest such difference that is accepted.
 
     Returns
     -------
     float
-        The difference.
+        The difference; 0 where nothing was compared.
 
     Raises
     ------
@@ -122,7 +122,7 @@ def seal(
     partial = path.with_suffix(".partial.onnx")
     try:
         _write(model, description, partial)
-        difference = compare(partial)
+        difference = 0.0 if compare is None else compare(partial)
         if not difference <= tolerance:
             raise RuntimeError(f"torch and onnxruntime differ by {difference:.2g} (at most {tolerance:.0e} allowed)")
         complete = _with_golden(description, partial)
@@ -158,29 +158,6 @@ def register(path: Path, summary: str) -> None:
         "summary": summary,
     }
     registry.write_text(json.dumps(table, indent=2) + "\n", encoding="utf-8")
-
-
-def write_model(model: onnx.ModelProto, description: Mapping[str, Any], path: Path) -> None:
-    """Write a finished network with a card; its golden result, digest and the YAML beside it are made here.
-
-    Parameters
-    ----------
-    model
-        The network; metadata it has are dropped.
-    description
-        The card in the BioImage.IO 0.5 layout.
-    path
-        The `.onnx` file to write; its card goes to the same name with `.yaml`.
-    """
-    partial = path.with_suffix(".partial.onnx")
-    try:
-        _write(model, description, partial)
-        complete = _with_golden(description, partial)
-        _write(model, complete, partial)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
-    _write_card(complete, path)
 
 
 def register_variant(path: Path, name: str, precision: str) -> None:

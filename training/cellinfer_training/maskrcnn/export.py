@@ -22,7 +22,7 @@ from onnx import TensorProto, compose, helper, parser
 from torch import Tensor, nn
 
 from cellinfer_training.cards import describe
-from cellinfer_training.export import OPSET, quiet, seal
+from cellinfer_training.export import OPSET, quiet, write_model
 from cellinfer_training.maskrcnn.boxes import anchors, clip, decode, overlaps
 from cellinfer_training.maskrcnn.detection import CANDIDATES, Settings, detect
 from cellinfer_training.maskrcnn.network import BOX_BINS, BOX_STRIDE, MASK_BINS, MASK_STRIDE, MaskRcnn
@@ -147,7 +147,7 @@ def export_mask_rcnn(network: MaskRcnn, description: Mapping[str, Any], path: Pa
     """
     card = parse_card(description, path.stem)
     network = network.cpu().to(memory_format=torch.contiguous_format).eval()  # type: ignore[call-overload]
-    return seal(
+    return write_model(
         build_graph(network, len(card.channels)), description, path, lambda file: _difference(network, file), TOLERANCE
     )
 
