@@ -76,9 +76,9 @@ def main() -> None:
     star = star_fields(truth, stride=STRIDE)
     polygons, flows = planes(star), planes(flow_fields(truth))
     flows = flows * np.array([5, 5, 12], np.float32)[:, None, None] - np.array([0, 0, 6], np.float32)[:, None, None]
-    options = {"probability": PROBABILITY, "overlap": OVERLAP, "stride": STRIDE}
+    options = {"probability": PROBABILITY, "overlap": OVERLAP}
     contestants: dict[str, Callable[[], Any]] = {
-        STAR: lambda: decode("star-convex", polygons, 26.0, options, truth.shape),
+        STAR: lambda: decode("star-convex", polygons, 26.0, options, truth.shape, stride=STRIDE),
         FLOWS: lambda: decode("flows", flows, 26.0, {}),
     }
     if peer := stardist_decoder(star):

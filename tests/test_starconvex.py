@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import cv2
 import numpy as np
+import onnx
 import pytest
+from cellinfer.cards import METADATA_KEY
 from cellinfer.decoders import decode
+from cellinfer.errors import ModelError
+from cellinfer.segmentation._network import Network
+from cellinfer.sessions import Session, open_session
 from cellinfer_kernels import starconvex
 from cellinfer_kernels.matching import score_thresholds
 from cellinfer_kernels.reference import starconvex as twin
@@ -15,10 +21,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
+from onnx import TensorProto, helper
 from skimage import draw
 
 from tests.conftest import draw_cells
 from tests.test_distance_decoder import packed_disks
+from tests.test_sessions import description
 
 Labels = NDArray[np.int32]
 
@@ -30,7 +38,7 @@ def encode(labels: Labels, rays: int = 32, stride: int = 2) -> NDArray[np.float3
 
 def found_again(labels: Labels, threshold: float, stride: int = 2, **options: float) -> tuple[int, int, int]:
     """Objects found, invented and missed after encoding and decoding."""
-    result = decode("star-convex", encode(labels, stride=stride), 22.0, {"stride": stride, **options}, labels.shape)
+    result = decode("star-convex", encode(labels, stride=stride), 22.0, options, labels.shape, stride=stride)
     scores = score_thresholds(labels, result, [threshold])
     return int(scores.tp[0]), int(scores.fp[0]), int(scores.fn[0])
 
@@ -149,7 +157,7 @@ def test_wild_distances_are_held_within_the_image():
 
 
 def test_nothing_gives_no_objects():
-    assert not decode("star-convex", np.zeros((9, 20, 30), np.float32), 20.0, {}, (40, 60)).any()
+    assert not decode("star-convex", np.zeros((9, 20, 30), np.float32), 20.0, {}, (40, 60), stride=2).any()
     assert starconvex.ray_distances(np.zeros((0, 5), np.int32)).shape == (0, 5, 32)
 
 
@@ -181,15 +189,82 @@ def test_touching_objects_come_back_apart(seed):
 def test_fields_of_a_resized_image_give_labels_of_the_image():
     labels = draw_cells(2, (240, 320))["truth"].astype(np.int32)
     half = cv2.resize(labels.astype(np.float32), (160, 120), interpolation=cv2.INTER_NEAREST_EXACT).astype(np.int32)
-    result = decode("star-convex", encode(half), 22.0, {}, labels.shape)
+    result = decode("star-convex", encode(half), 22.0, {}, labels.shape, stride=2, seen=half.shape)
     scores = score_thresholds(labels, result, [0.8])
     assert (scores.tp[0], scores.fp[0]) == (labels.max(), 0)
+
+
+def test_objects_of_a_resized_image_lie_where_they_are_though_its_last_samples_reach_beyond_it():
+    small = packed_disks(0)[:31, :41]  # no multiple of the stride
+    labels = np.kron(small, np.ones((4, 4), np.int32))
+    result = decode("star-convex", encode(small), 40.0, {}, labels.shape, stride=2, seen=small.shape)
+    bottom, right = (np.argwhere(image > 0).max(axis=0) for image in (labels, result))
+    np.testing.assert_allclose(bottom, right, atol=2)
+    for name in np.unique(labels[labels > 0]):
+        place = np.argwhere(labels == name).mean(axis=0)
+        partner = result[tuple(place.astype(int))]
+        if partner and not {0, 123, 163} & set(np.argwhere(labels == name).ravel().tolist()):
+            np.testing.assert_allclose(np.argwhere(result == partner).mean(axis=0), place, atol=1.5)
+
+
+def sampler(path: Path, stride: int) -> Session:
+    """A network whose probability is the image at every `stride`-th pixel, and whose rays are five times as long."""
+    card = description()
+    axes = card["outputs"][0]["axes"]
+    axes[1]["channel_names"] = ["probability", *(f"ray {ray}" for ray in range(8))]
+    card["config"]["cellinfer"] |= {"decoder": {"kind": "star-convex", "options": {}}, "stride": stride}
+    graph = helper.make_graph(
+        [
+            helper.make_node("Slice", ["image", "starts", "ends", "axes", "steps"], ["samples"]),
+            helper.make_node("Mul", ["samples", "gains"], ["fields"]),
+        ],
+        "every few pixels",
+        [helper.make_tensor_value_info("image", TensorProto.FLOAT, ["n", 1, "h", "w"])],
+        [helper.make_tensor_value_info("fields", TensorProto.FLOAT, ["n", 9, "i", "j"])],
+        [
+            *(
+                helper.make_tensor(name, TensorProto.INT64, [2], [value, value])
+                for name, value in {"starts": 0, "ends": 2**31, "steps": stride}.items()
+            ),
+            helper.make_tensor("axes", TensorProto.INT64, [2], [2, 3]),
+            helper.make_tensor("gains", TensorProto.FLOAT, [1, 9, 1, 1], [1.0, *[5.0] * 8]),
+        ],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    helper.set_model_props(model, {METADATA_KEY: json.dumps(card)})
+    onnx.save(model, path)
+    return open_session(path, "cpu", 1)
+
+
+@pytest.mark.parametrize("stride", [1, 4])
+def test_the_stride_of_the_card_places_the_objects(stride, tmp_path):
+    session = sampler(tmp_path / "model.onnx", stride)
+    pixels = np.zeros((1, 101, 131), np.float32)
+    pixels[0, 40, 60] = pixels[0, 80, 100] = 1
+    labels = Network(session, 10.0, 1.0).labels(pixels)
+    assert labels.max() == 2
+    for row, column in ((40, 60), (80, 100)):
+        object_pixels = np.argwhere(labels == labels[row, column])
+        np.testing.assert_allclose(object_pixels.mean(axis=0), (row, column), atol=0.6)
+        assert 40 < len(object_pixels) < np.pi * 25
+    for scale in (0.37, 1.9):  # sizes that are no multiples of the stride
+        assert Network(session, 10.0 / scale, scale).labels(pixels + 1).any()
+
+
+def test_the_stride_is_no_option_of_the_decoder():
+    with pytest.raises(ModelError, match="stride"):
+        decode("star-convex", np.zeros((9, 20, 30), np.float32), 20.0, {"stride": 2}, (40, 60), stride=2)
+
+
+def test_fields_that_make_no_polygon_are_refused():
+    with pytest.raises(ModelError, match="3 rays"):
+        decode("star-convex", np.ones((3, 20, 30), np.float32), 20.0, {})
 
 
 def test_of_a_bent_object_only_what_one_point_sees_comes_back():
     labels = np.zeros((80, 80), np.int32)
     labels[10:70, 10:24] = labels[56:70, 10:70] = 1
-    result = decode("star-convex", encode(labels), 40.0, {}, labels.shape)
+    result = decode("star-convex", encode(labels), 40.0, {}, labels.shape, stride=2)
     assert 0.4 < (result == 1)[labels == 1].mean() < 0.9
 
 
@@ -200,7 +275,7 @@ def test_holes_end_rays_pieces_come_back_apart_and_gaps_in_ids_are_closed():
     labels[38:43, 25:30] = 0  # a hole beside the middle
     labels[np.hypot(rows - 40, columns - 80) < 14] = 500
     labels[np.hypot(rows - 40, columns - 130) < 14] = 500  # one id in two pieces
-    result = decode("star-convex", encode(labels), 28.0, {}, labels.shape)
+    result = decode("star-convex", encode(labels), 28.0, {}, labels.shape, stride=2)
     assert sorted(result[40, column] for column in (36, 80, 130)) == [1, 2, 3]
     holed = result == result[40, 36]
     assert 0.5 < holed[labels == 9].mean() < 1
@@ -234,7 +309,7 @@ def test_real_nuclei_come_back(data_folder: Path):
     ious, total = [], 0
     for path in masks:
         labels = read_labels(path)
-        result = decode("star-convex", encode(labels), 20.0, {"smallest": 0.0}, labels.shape)
+        result = decode("star-convex", encode(labels), 20.0, {"smallest": 0.0}, labels.shape, stride=2)
         scores = score_thresholds(labels, result, [0.5])
         total += int(scores.tp[0] + scores.fn[0])
         ious.append(float(scores.matched_iou_sum[0]))

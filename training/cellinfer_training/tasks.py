@@ -75,7 +75,6 @@ TASKS: dict[str, Task] = {
         ("probability", *(f"ray {ray}" for ray in range(32))),
         star_fields,
         star_loss,
-        {"stride": 2},
         activate=activate_star,
         stride=2,
         scalar=False,

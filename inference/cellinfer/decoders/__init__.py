@@ -25,13 +25,16 @@ class Decoder:
     decode
         `decode(fields, diameter, shape, **options)`: fields `(K, h, w)` float32, median object diameter in pixels of
         the result, shape `(H, W)` of the result; returns `(H, W)` int32 labels. Where `resized` is true, `h, w` are
-        `H, W`; otherwise the decoder places its objects by their coordinates, scaled by `H / h` and `W / w`. None for
-        a decoder that finds its objects itself.
+        `H, W`; otherwise `decode` also takes `stride`, pixels of the network's input per sample, and `seen`, the
+        `(height, width)` of that input, and places its objects by their coordinates. None for a decoder that finds
+        its objects itself.
     scalar
         Whether every output is a scalar field, which flips and rotations of the image only move. Only then may the
         outputs of several views be averaged.
     resized
         Whether fields are brought to the image's size before decoding.
+    outputs
+        Number of fields, or of a network's outputs where it gives objects; None: any.
     find
         For networks that give objects, not fields, and are run by the decoder itself:
         `find(session, planes, diameter, shape, options)` with planes `(C, h, w)` float32, normalised and rescaled;
@@ -41,16 +44,19 @@ class Decoder:
     decode: Callable[..., NDArray[np.int32]] | None
     scalar: bool
     resized: bool
+    outputs: int | None
     find: Callable[..., NDArray[np.int32]] | None = None
 
 
 DECODERS: dict[str, Decoder] = {
-    "distance": Decoder(distance.decode, scalar=True, resized=True),
-    "star-convex": Decoder(starconvex.decode, scalar=False, resized=False),
-    "semantic": Decoder(semantic.decode, scalar=True, resized=True),
-    "three-class": Decoder(three_class.decode, scalar=True, resized=True),
-    "flows": Decoder(flows.decode, scalar=False, resized=True),
-    "mask-rcnn": Decoder(None, scalar=False, resized=False, find=mask_rcnn.find_objects),
+    "distance": Decoder(distance.decode, scalar=True, resized=True, outputs=2),
+    "star-convex": Decoder(starconvex.decode, scalar=False, resized=False, outputs=None),
+    "semantic": Decoder(semantic.decode, scalar=True, resized=True, outputs=1),
+    "three-class": Decoder(three_class.decode, scalar=True, resized=True, outputs=3),
+    "flows": Decoder(flows.decode, scalar=False, resized=True, outputs=3),
+    "mask-rcnn": Decoder(
+        None, scalar=False, resized=False, outputs=len(mask_rcnn.OUTPUTS), find=mask_rcnn.find_objects
+    ),
 }
 
 
@@ -73,6 +79,9 @@ def decode(
     diameter: float,
     options: Mapping[str, Any],
     shape: tuple[int, int] | None = None,
+    *,
+    stride: int = 1,
+    seen: tuple[int, int] | None = None,
 ) -> NDArray[np.int32]:
     """Turn network output into labels with the decoder that a card names.
 
@@ -88,6 +97,11 @@ def decode(
         The decoder's own options, from the card.
     shape
         `(H, W)` of the result; None takes that of the fields.
+    stride
+        Pixels of the network's input per sample of the fields, see `ModelCard.stride`. This and `seen` matter only to
+        decoders that take fields as the network gives them.
+    seen
+        `(height, width)` of the image that the network saw; None: that of the result.
 
     Returns
     -------
@@ -102,7 +116,9 @@ def decode(
     decoder = find_decoder(kind)
     if decoder.decode is None:
         raise ModelError(f"The decoder {kind!r} takes no fields: it runs its network itself (see `Decoder.find`).")
+    size = shape or fields.shape[1:]
+    grid = {} if decoder.resized else {"stride": stride, "seen": seen or size}
     try:
-        return decoder.decode(fields, diameter, shape or fields.shape[1:], **options)
+        return decoder.decode(fields, diameter, size, **grid, **options)
     except TypeError as error:
         raise ModelError(f"The model's card gives the decoder {kind!r} options it does not take: {error}") from error

@@ -57,7 +57,15 @@ class Network:
     def decode(self, fields: NDArray[np.float32], shape: tuple[int, int]) -> NDArray[np.int32]:
         """Turn output fields into labels of a shape."""
         card = self.session.card
-        return decode(card.decoder, fields, self.diameter, card.decoder_options, shape)
+        return decode(
+            card.decoder,
+            fields,
+            self.diameter,
+            card.decoder_options,
+            shape,
+            stride=card.stride,
+            seen=self._size(shape),
+        )
 
     def _fields(self, pixels: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return the output at the image's size, unless its decoder wants it as the network gives it."""
@@ -71,9 +79,14 @@ class Network:
             return fields
         return np.stack([cv2.resize(field, (width, height), interpolation=cv2.INTER_LINEAR) for field in fields])
 
+    def _size(self, shape: tuple[int, int]) -> tuple[int, int]:
+        """Return the height and width at which the network sees an image of a shape."""
+        height, width = (max(1, round(length * self.scale)) for length in shape)
+        return height, width
+
     def _resized(self, pixels: NDArray[np.float32]) -> NDArray[np.float32]:
         if self.scale == 1.0:
             return pixels
-        height, width = (max(1, round(length * self.scale)) for length in pixels.shape[1:])
+        height, width = self._size((pixels.shape[1], pixels.shape[2]))
         method = cv2.INTER_AREA if self.scale < 1 else cv2.INTER_LINEAR
         return np.stack([cv2.resize(plane, (width, height), interpolation=method) for plane in pixels])
