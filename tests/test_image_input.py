@@ -10,11 +10,13 @@ from typing import Any
 import cv2
 import numpy as np
 import onnx
+import pandas as pd
 import pytest
 import tifffile
 from cellinfer.cards import METADATA_KEY
 from cellinfer.cli import app
 from cellinfer.errors import InputError
+from cellinfer.pipeline import Pipeline, Settings
 from cellinfer.segment_files import segment
 from cellinfer.segmentation import estimate_diameter, normalise, segment_image
 from cellinfer.segmentation._planes import prepare
@@ -25,7 +27,7 @@ from typer.testing import CliRunner
 
 from tests.conftest import draw_cells
 from tests.test_segmentation import found_share
-from tests.test_sessions import description
+from tests.test_sessions import description, save_identity
 
 Field = dict[str, NDArray[Any]]
 
@@ -132,6 +134,22 @@ def test_the_same_picture_at_any_depth_gives_the_same_objects(session: Session, 
     assert found_share(first, segment_image(eight, session, diameter=22).labels, 0.9) == 1.0
 
 
+@pytest.mark.parametrize("dtype", [">u2", ">i4", ">f4", ">f8", "f2", ">f2", np.longdouble])
+def test_numbers_that_kernels_do_not_know_are_the_same_picture(session: Session, dtype: Any) -> None:
+    field = draw_cells(4, (120, 150))
+    grey = (field["DNA"] // 4 * 2).astype(np.uint16)  # even and below 2048: exact in half precision
+    assert grey.max() < 2048
+    images = {"DNA": grey, "GFP": field["GFP"] // 4 * 2}
+    odd = {name: image.astype(dtype) for name, image in images.items()}
+    pipeline = Pipeline(session, Settings(diameter=22.0))
+    plain, found = pipeline.analyse(images), pipeline.analyse(odd)
+    np.testing.assert_array_equal(found.labels["Cells"], plain.labels["Cells"])
+    for name, table in plain.tables.items():
+        pd.testing.assert_frame_equal(found.tables[name], table, check_dtype=False, rtol=1e-5)
+    dark = segment_image((2048 - grey).astype(dtype), session, diameter=22, invert=True)
+    assert found_share(segment_image(grey, session, diameter=22).labels, dark.labels, 0.98) == 1.0
+
+
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
 def test_dark_nuclei_are_noticed_and_found_when_inverted(session: Session, cells_field: Field, dtype: type) -> None:
     image = (cells_field["DNA"] / cells_field["DNA"].max() * 250).astype(dtype)
@@ -188,9 +206,33 @@ def test_files_in_colour_their_notes_and_their_uncertainty(cells_field: Field, t
     assert len(json.loads((tmp_path / "out" / "b_labels.json").read_text(encoding="utf-8"))["notes"]) == 2
 
 
+def test_uncertainty_of_an_earlier_call_does_not_stay_beside_other_labels(cells_field: Field, tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        tifffile.imwrite(tmp_path / f"{name}.tif", cells_field["DNA"])
+    out = tmp_path / "out"
+    segment([tmp_path / "a.tif"], out, device="cpu", diameter=22, tta="flips", uncertainty=True)
+    assert (out / "a_uncertainty.tif").is_file()
+    (out / "b_uncertainty.tif").write_bytes(b"not ours: there are no labels beside it")
+    segment([tmp_path / "a.tif", tmp_path / "b.tif"], out, device="cpu", diameter=22)
+    assert not (out / "a_uncertainty.tif").exists()
+    assert (out / "b_uncertainty.tif").is_file()
+
+
 def test_uncertainty_of_one_view_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="--tta"):
         segment([tmp_path], tmp_path / "out", uncertainty=True)
+
+
+def test_options_that_no_image_could_be_segmented_with_are_refused_before_any(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="positive number"):
+        segment([tmp_path / "not even looked at.tif"], tmp_path / "out", diameter=-1)
+    polygons = description()
+    polygons["config"]["cellinfer"]["decoder"] = {"kind": "star-convex", "options": {}}
+    model = save_identity(tmp_path / "polygons.onnx", polygons)
+    (tmp_path / "broken.tif").write_bytes(b"")
+    with pytest.raises(InputError, match="cannot be averaged"):  # not one failure per image
+        segment([tmp_path / "broken.tif"], tmp_path / "out", model=model, device="cpu", tta="flips", merge="fields")
+    assert not (tmp_path / "out").exists()
 
 
 def test_models_of_several_channels_are_refused(session: Session) -> None:

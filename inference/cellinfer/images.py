@@ -387,6 +387,26 @@ def _png_is_whole(data: bytes) -> bool:
 # Pixel types
 
 
+def native(image: Array) -> Array:
+    """Return an image in numbers that the kernels compute with.
+
+    Parameters
+    ----------
+    image
+        Any shape, any real dtype.
+
+    Returns
+    -------
+    ndarray
+        The same values in native byte order, float16 as float32 and floats beyond 64 bits as float64; the array itself
+        where it is so already.
+    """
+    target: npt.DTypeLike = image.dtype.newbyteorder("=")
+    if image.dtype.kind == "f" and image.dtype.itemsize not in (4, 8):
+        target = np.float32 if image.dtype.itemsize < 4 else np.float64
+    return image.astype(target, copy=False)
+
+
 def _grey_if_equal(image: Array) -> Array:
     """Drop transparency, and the copies of a grey image that was saved as colour."""
     if image.ndim != 3:

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from cellinfer.cells import RING, Compartments, EdgePolicy, compartments, perinuclear_ring
 from cellinfer.errors import InputError
-from cellinfer.images import read_channel
+from cellinfer.images import native, read_channel
 from cellinfer.measurement import measure
 from cellinfer.measurement.ratios import compartment_ratios, ring_ratios
 from cellinfer.plate import Field
@@ -310,7 +310,7 @@ def _as_images(field: Images | NDArray[Any]) -> dict[str, NDArray[Any]]:
     for name, image in images.items():
         if not isinstance(image, np.ndarray) or image.ndim != 2 or image.size == 0 or image.dtype.kind not in "biuf":
             raise InputError(f"Channel {name!r} must be an array (height, width) of numbers.")
-    return _same_size(images)
+    return _same_size({name: native(image) for name, image in images.items()})
 
 
 def _same_size(images: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from cellinfer.cards import ModelCard
 from cellinfer.errors import InputError
+from cellinfer.images import native
 
 Channel = Literal["red", "green", "blue", "mean"]
 COLOURS = ("red", "green", "blue")
@@ -89,6 +90,7 @@ def normalise(image: NDArray[Any], levels: tuple[float, float], clip: tuple[floa
     ndarray
         Same shape, float32; zeros if the image is constant.
     """
+    image = native(image)
     low, high = percentiles(image, levels)
     if not high > low:
         return np.zeros(image.shape, np.float32)
