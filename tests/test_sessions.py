@@ -163,6 +163,70 @@ def test_channels_that_contradict_the_card_are_refused(tmp_path: Path) -> None:
         open_session(save_identity(tmp_path / "five.onnx", description(), outputs=5), "cpu")
 
 
+def save_outputs(path: Path, kind: str, outputs: dict[str, int]) -> Path:
+    """A network of several outputs, each of which repeats the input channel, with a card that names them."""
+    card = description()
+    card["config"]["cellinfer"]["decoder"] = {"kind": kind, "options": {}}
+    space = card["outputs"][0]["axes"][2:]
+    card["outputs"] = [
+        {
+            "id": name,
+            "axes": [{"type": "channel", "channel_names": [f"{name} {number}" for number in range(count)]}, *space],
+        }
+        for name, count in outputs.items()
+    ]
+    graph = helper.make_graph(
+        [helper.make_node("Concat", ["image"] * count, [name], axis=1) for name, count in outputs.items()],
+        "repeat",
+        [helper.make_tensor_value_info("image", TensorProto.FLOAT, ["n", 1, "h", "w"])],
+        [
+            helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", count, "h", "w"])
+            for name, count in outputs.items()
+        ],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    helper.set_model_props(model, {METADATA_KEY: json.dumps(card)})
+    onnx.save(model, path)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("kind", "outputs", "reason"),
+    [
+        ("mask-rcnn", {"fields": 3}, "takes 3 outputs.* has 1:"),
+        ("mask-rcnn", {"boxes": 1, "scores": 1}, "takes 3 outputs.* names 2"),
+        ("distance", {"foreground": 1, "distance": 1}, "takes one output.* has 2:"),
+        ("star-convex", {"probability": 1, "rays": 32}, "takes one output.* has 2:"),
+        ("distance", {"fields": 3}, "takes 2 outputs.* names 3"),
+        ("semantic", {"fields": 2}, "takes 1 outputs.* names 2"),
+        ("three-class", {"fields": 2}, "takes 3 outputs.* names 2"),
+        ("flows", {"fields": 4}, "takes 3 outputs.* names 4"),
+        ("polar", {"fields": 2}, "polar"),
+    ],
+)
+def test_a_decoder_that_does_not_suit_the_network_is_refused(
+    tmp_path: Path, kind: str, outputs: dict[str, int], reason: str
+) -> None:
+    with pytest.raises(ModelError, match=reason):
+        open_session(save_outputs(tmp_path / "own.onnx", kind, outputs), "cpu", 1)
+
+
+@pytest.mark.parametrize(
+    ("kind", "outputs"),
+    [
+        ("mask-rcnn", {"boxes": 1, "scores": 1, "masks": 1}),
+        ("distance", {"fields": 2}),
+        ("star-convex", {"fields": 9}),
+        ("star-convex", {"fields": 33}),
+        ("semantic", {"fields": 1}),
+        ("three-class", {"fields": 3}),
+        ("flows", {"fields": 3}),
+    ],
+)
+def test_a_decoder_that_suits_the_network_is_accepted(tmp_path: Path, kind: str, outputs: dict[str, int]) -> None:
+    assert open_session(save_outputs(tmp_path / "own.onnx", kind, outputs), "cpu", 1).card.decoder == kind
+
+
 @pytest.mark.parametrize("field", ["name", "license", "inputs", "outputs", "config"])
 def test_a_card_without_a_field_names_it(field: str) -> None:
     card = description()

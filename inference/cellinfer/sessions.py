@@ -16,6 +16,7 @@ from cellinfer_models import IntegrityError
 from numpy.typing import NDArray
 
 from cellinfer.cards import ModelCard, card_from_metadata
+from cellinfer.decoders import find_decoder
 from cellinfer.errors import DeviceError, EngineError, ModelError
 from cellinfer.onnxfile import has_external_data
 from cellinfer.precision import Choice, Precision, choose
@@ -311,8 +312,20 @@ def _try_provider(engine: Any, content: bytes, source: str, name: str, threads: 
 
 
 def _check_shapes(engine: Any, card: ModelCard, source: str) -> None:
-    """Refuse a network whose tensors contradict its card."""
+    """Refuse a network whose tensors contradict its card, or do not suit the decoder that the card names."""
     inputs, outputs = engine.get_inputs(), engine.get_outputs()
+    decoder = find_decoder(card.decoder)
+    if (decoder.find is None) != (len(outputs) == 1):
+        takes = "one output, its fields as channels" if decoder.find is None else f"{decoder.outputs} outputs"
+        raise ModelError(
+            f"The decoder {card.decoder!r} takes {takes}, and the model {source} has {len(outputs)}: name the decoder "
+            "that fits it in its card, or export it anew."
+        )
+    if decoder.outputs not in (None, len(card.outputs)):
+        raise ModelError(
+            f"The decoder {card.decoder!r} takes {decoder.outputs} outputs, and the card of the model {source} names "
+            f"{len(card.outputs)}, {list(card.outputs)}: name the decoder that fits them."
+        )
     dense = [("input", inputs, card.channels)]
     if len(outputs) == 1:
         dense.append(("output", outputs, card.outputs))
