@@ -163,10 +163,12 @@ def open_session(
         If the file is missing, altered, has no valid card, is not a network that the engine accepts, or the model
         does not exist in that precision.
     DeviceError
-        If the device asked for is not there.
+        If the device asked for is unknown or not there.
     """
     if precision not in get_args(Precision):
         raise ModelError(f"Unknown precision {precision!r}: choose {', '.join(get_args(Precision))}.")
+    if device not in get_args(Device):
+        raise DeviceError(f"Unknown device {device!r}: choose auto, cpu or cuda.")
     threads = threads or available_cores()
     variants = precisions(model)
     if precision == "int8" and "int8" in variants:
@@ -277,8 +279,6 @@ def _build(content: bytes, source: str, device: Device, threads: int) -> tuple[A
     """Build the engine's session on the device asked for, and check that it really runs there."""
     engine = _onnxruntime()
     offered = engine.get_available_providers()
-    if device not in ("auto", *_PROVIDERS):
-        raise DeviceError(f"Unknown device {device!r}: choose auto, cpu or cuda.")
     if device == "cuda" and _PROVIDERS["cuda"] not in offered:
         raise DeviceError(
             "The device 'cuda' was asked for, but the installed onnxruntime has no CUDA support (it offers "
