@@ -17,7 +17,7 @@ from cellinfer.cards import METADATA_KEY, parse_card
 from cellinfer.cli import app
 from cellinfer.errors import InputError, ModelError
 from cellinfer.microscopy import ASPECTS, CHALLENGES, MODALITIES, find_word
-from cellinfer.models import rank, recommend
+from cellinfer.models import draw_trials, rank, recommend
 from cellinfer.sessions import open_session
 from cellinfer_models import Entry, digest
 from cellinfer_training.suited import SUITED
@@ -296,6 +296,21 @@ def test_colour_samples_are_turned_with_their_colours(zoo: Path) -> None:
     answer = recommend(modality="he", image=colour)
     assert answer.model == "nuclei-tissue"
     assert answer.trials[0].agreement == pytest.approx(1.0, abs=0.02)
+
+
+@pytest.mark.parametrize("channels", [1, 4])
+def test_samples_with_one_channel_or_transparency_are_tried_and_drawn(
+    zoo: Path, sample: NDArray[Any], tmp_path: Path, channels: int
+) -> None:
+    image = np.stack([sample] * channels, axis=-1)
+    image[..., 3:] = 65535
+    (trial,) = rank(image, ["nuclei"], device="cpu")
+    (plain,) = rank(sample, ["nuclei"], device="cpu")
+    assert trial.agreement == plain.agreement is not None
+    assert any("transparency" in note for note in trial.notes) == (channels == 4)
+    drawn = cv2.imread(str(draw_trials(image, [trial], tmp_path / "drawn.png")))
+    colours = sample if channels == 1 else image[..., :3]
+    np.testing.assert_array_equal(drawn, cv2.imread(str(draw_trials(colours, [trial], tmp_path / "as.png"))))
 
 
 # The command

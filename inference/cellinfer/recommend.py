@@ -197,7 +197,8 @@ def recommend(
     modality, dimension, challenges, object, sample
         What the images are, in the words (or aliases) of `cellinfer.microscopy`; None leaves a question open.
     image
-        A sample: a file, or pixels `(H, W)` or `(H, W, 3)`. Every model that the cards do not rule out is tried on it.
+        A sample: a file, or pixels as `cellinfer.segmentation.segment_image` takes them. Every model that the cards
+        do not rule out is tried on it.
     models
         Paths of models to consider beside the bundled ones.
     device
@@ -245,7 +246,7 @@ def rank(
     Parameters
     ----------
     image
-        A file, or pixels `(H, W)` or `(H, W, 3)`.
+        A file, or pixels as `cellinfer.segmentation.segment_image` takes them.
     models
         Names or paths; None takes all bundled models.
     device
@@ -257,7 +258,7 @@ def rank(
         Best first; then those that found nothing; then those that do not take such an image.
     """
     pixels = image if isinstance(image, np.ndarray) else read_image(image)
-    if pixels.ndim not in (2, 3) or pixels.size == 0 or (pixels.ndim == 3 and pixels.shape[2] != 3):
+    if pixels.size == 0 or not (pixels.ndim == 2 or (pixels.ndim == 3 and pixels.shape[2] in (1, 3, 4))):
         raise InputError(f"A sample image has the shape (height, width) or (height, width, 3), not {pixels.shape}.")
     window = middle(pixels)
     names = list(cellinfer_models.registry()) if models is None else [str(model) for model in models]
@@ -370,7 +371,7 @@ def _try(image: NDArray[Any], name: str, session: Session) -> Trial:
 
 
 def _turn(image: NDArray[Any], view: str) -> NDArray[Any]:
-    """Turn an image `(H, W)` or `(H, W, 3)` into a view."""
+    """Turn an image `(H, W)` or `(H, W, C)` into a view."""
     if image.ndim == 2:
         return augment(image, view)
     return np.ascontiguousarray(np.moveaxis(augment(np.moveaxis(image, -1, 0), view), 0, -1))
@@ -467,6 +468,8 @@ def _fine_tune(model: str) -> str:
 
 def _for_the_eye(image: NDArray[Any]) -> NDArray[np.float32]:
     """Scale an image to 0..1 in three colours: percentiles 1 and 99.7; grey as its square root."""
+    if image.ndim == 3:
+        image = image[..., 0] if image.shape[2] == 1 else image[..., :3]
     low, high = percentiles(image.reshape(len(image), -1), (1.0, 99.7))
     if not high > low:
         return np.zeros((*image.shape[:2], 3), np.float32)
