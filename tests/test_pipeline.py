@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -197,12 +198,13 @@ def test_a_plate_has_one_diameter(session: Session, images: Images, tmp_path: Pa
         {"diameter": float("nan")},
         {"tta": "foo"},
         {"merge": "foo"},
+        {"merge": "fields"},
         {"edge": "foo"},
         {"cell_distance": -1},
     ],
 )
 def test_settings_that_make_no_sense_are_refused(options: Any) -> None:
-    with pytest.raises(InputError, match=r"foo|number"):
+    with pytest.raises(InputError, match=r"foo|number|--tta"):
         Settings(**options)
 
 
@@ -213,3 +215,9 @@ def test_the_background_is_that_of_the_dark_part() -> None:
     plane[:40] = np.nan
     assert background_level(plane) == pytest.approx(200, abs=10)
     assert np.isnan(background_level(np.full((9, 9), np.nan)))
+
+
+def test_a_merge_that_the_model_does_not_allow_is_refused_at_once(session: Session) -> None:
+    polygons = replace(session, card=replace(session.card, decoder="star-convex"))
+    with pytest.raises(InputError, match="cannot be averaged"):
+        Pipeline(polygons, Settings(tta="flips", merge="fields"))

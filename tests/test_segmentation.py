@@ -87,6 +87,7 @@ def test_with_all_eight_views_turning_the_image_turns_the_result(session: Sessio
 def test_images_without_contrast_hold_nothing(session: Session, image: NDArray[Any]) -> None:
     found = segment_image(image, session, tta="d4")
     assert found.constant
+    assert found.notes == ("the image has no contrast: no object was looked for",)
     assert not found.labels.any()
     assert found.labels.shape == image.shape
     assert found.votes is not None
@@ -127,3 +128,22 @@ def test_colour_images_and_unknown_options_are_refused(session: Session) -> None
         segment_image(np.arange(300, dtype=np.uint8).reshape(10, 10, 3), session)
     with pytest.raises(InputError, match="flips"):
         segment_image(np.zeros((10, 10), np.uint8), session, tta="many")  # type: ignore[arg-type]
+
+
+def test_what_is_assumed_of_the_size_is_said(session: Session, cells_field: Field) -> None:
+    assert segment_image(cells_field["DNA"], session).notes == ()
+    assert segment_image(cells_field["DNA"], session, diameter=22).notes == ()
+    ramp = np.tile(np.arange(64, dtype=np.uint16), (64, 1))
+    (nothing,) = segment_image(ramp, session).notes
+    assert (
+        f"no object was found to estimate the diameter from: the model's own, {session.card.diameter:g} px" in nothing
+    )
+    (tiny,) = segment_image(cells_field["DNA"][:40, :40], session, diameter=2, tta="flips").notes
+    assert "4 times is the farthest" in tiny
+    (huge,) = segment_image(cells_field["DNA"], session, diameter=500).notes
+    assert "0.25 times is the farthest" in huge
+
+
+def test_one_view_has_nothing_to_merge(session: Session) -> None:
+    with pytest.raises(InputError, match="--tta flips or d4"):
+        segment_image(np.zeros((9, 9), np.uint8), session, merge="fields")

@@ -112,7 +112,7 @@ def read_scores(folder: Path) -> list[Score]:
 
 
 def _score(run: Run, session: Session, step: int, views: Views, sample: Sample) -> Score:
-    merge: Merge = "instances" if views == "adaptive" else run.merge  # only objects tell where more views are needed
+    merge: Merge = run.merge if views in ("flips", "d4") else "instances"  # only objects tell where to look again
     start = time.perf_counter()
     found = segment_image(sample.image, session, diameter=sample.diameter, tta=views, merge=merge)
     seconds = time.perf_counter() - start

@@ -31,6 +31,7 @@ from cellinfer.segmentation import (
     Merge,
     Segmentation,
     Tta,
+    check_merge,
     check_segmentation_options,
     estimate_diameter,
     segment_image,
@@ -148,6 +149,11 @@ class Pipeline:
     settings
         What to do with it.
 
+    Raises
+    ------
+    InputError
+        If views are to be merged by fields and the model's output cannot be averaged.
+
     Examples
     --------
     >>> import cellinfer
@@ -159,6 +165,7 @@ class Pipeline:
     def __init__(self, session: Session, settings: Settings | None = None) -> None:
         self.session = session
         self.settings = settings or Settings()
+        check_merge(session, self.settings.merge)
 
     def analyse(self, field: Field | Images | NDArray[Any]) -> FieldResult:
         """Analyse one field.

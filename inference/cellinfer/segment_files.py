@@ -10,12 +10,12 @@ from pathlib import Path
 
 from cellinfer._version import __version__
 from cellinfer.errors import ImageError, InputError
-from cellinfer.files import durable
+from cellinfer.files import durable, output_errors
 from cellinfer.images import read_image
 from cellinfer.outputs.labels import write_labels, write_uncertainty
 from cellinfer.plate import IMAGE_SUFFIXES
 from cellinfer.precision import Precision
-from cellinfer.segmentation import Channel, Merge, Tta, check_segmentation_options, segment_image
+from cellinfer.segmentation import Channel, Merge, Tta, check_merge, check_segmentation_options, segment_image
 from cellinfer.sessions import Device, Session, open_session
 
 
@@ -105,15 +105,17 @@ def segment(
     Raises
     ------
     InputError
-        If a path does not exist, a folder holds no image, two images would give one label file, or uncertainty is
-        asked of a single view.
+        If an option makes no sense (uncertainty of a single view, views that cannot be merged so), a path does not
+        exist, a folder holds no image, or two images would give one label file: before any work.
     OutputError
         If a label image cannot be written.
     """
     if uncertainty and tta == "none":
         raise InputError("One view alone is never uncertain: say --tta adaptive, flips or d4 with --uncertainty.")
+    check_segmentation_options(diameter, tta, merge, channel)
     files = image_files(Path(path) for path in images)
     session = open_session(model, device, precision=precision)
+    check_merge(session, merge)
     done: list[Segmented] = []
     failed: dict[str, str] = {}
     for number, path in enumerate(files, 1):
@@ -184,21 +186,26 @@ def segment_file(
 ) -> Segmented:
     """Segment one image file and write `<stem>_labels.tif` with a note on how it was made (`<stem>_labels.json`).
 
+    Options are those of `segment`, which checks them.
+
     Raises
     ------
     ImageError
         If the file is not a readable image, or the model does not take its colours.
     """
     image = read_image(path)
-    check_segmentation_options(diameter, tta, merge, channel)
     try:
         found = segment_image(image, session, diameter=diameter, tta=tta, merge=merge, channel=channel, invert=invert)
     except InputError as error:
         raise ImageError(f"{path}: {error}") from error
-    target = out / f"{path.stem}_labels.tif"
+    target, doubt = out / f"{path.stem}_labels.tif", out / f"{path.stem}_uncertainty.tif"
+    story = target.with_suffix(".json")
     write_labels(found.labels, target, name="Labels")
     if uncertainty and found.uncertainty is not None:
-        write_uncertainty(found.uncertainty, out / f"{path.stem}_uncertainty.tif")
+        write_uncertainty(found.uncertainty, doubt)
+    elif story.is_file():  # an earlier call's, of other labels
+        with output_errors(doubt):
+            doubt.unlink(missing_ok=True)
     objects = int(found.labels.max(initial=0))
     note = {
         "cellinfer": __version__,
@@ -219,6 +226,6 @@ def segment_file(
         "constant": found.constant,
         "notes": list(found.notes),
     }
-    with durable(target.with_suffix(".json")) as partial:
+    with durable(story) as partial:
         partial.write_text(json.dumps(note, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     return Segmented(target, objects, found.diameter, found.notes)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -24,6 +25,7 @@ __all__ = [
     "Merge",
     "Segmentation",
     "Tta",
+    "check_merge",
     "check_segmentation_options",
     "estimate_diameter",
     "median_diameter",
@@ -124,15 +126,16 @@ def segment_image(
         model's output cannot be averaged.
     """
     check_segmentation_options(diameter, tta, merge, channel)
-    _check_merge(session, merge)
+    check_merge(session, merge)
     planes = prepare(image, session.card, channel, invert)
-    if diameter is None:
-        diameter = diameter_of(planes, session) or session.card.diameter
-    network = Network.for_objects(diameter, session)
     constant = not planes.pixels.any()
+    estimated = diameter or diameter_of(planes, session)
+    diameter = estimated or session.card.diameter
+    network = Network.for_objects(diameter, session)
+    notes = (*planes.notes, *_fallbacks(network, constant, assumed=estimated is None))
     if tta == "none":
         labels = np.zeros(planes.shape, np.int32) if constant else network.labels(planes.pixels)
-        return Segmentation(labels, diameter, network.scale, constant=constant, notes=planes.notes)
+        return Segmentation(labels, diameter, network.scale, constant=constant, notes=notes)
     found = Agreed.nothing(planes.shape) if constant else _agreed(network, planes.pixels, tta, merge)
     return Segmentation(
         found.labels,
@@ -144,7 +147,7 @@ def segment_image(
         found.entropy,
         found.uncertainty,
         constant=constant,
-        notes=planes.notes,
+        notes=notes,
     )
 
 
@@ -154,7 +157,28 @@ def _agreed(network: Network, pixels: NDArray[np.float32], tta: Tta, merge: Merg
     return (by_fields if merge == "fields" else by_instances)(network, pixels, VIEWS[tta])
 
 
-def _check_merge(session: Session, merge: Merge) -> None:
+def _fallbacks(network: Network, constant: bool, *, assumed: bool) -> Iterator[str]:
+    """Say where the image or its objects were not as the model needs them, and what was done."""
+    card, wanted = network.session.card, network.session.card.diameter / network.diameter
+    if constant:
+        yield "the image has no contrast: no object was looked for"
+    elif assumed:
+        yield f"no object was found to estimate the diameter from: the model's own, {card.diameter:g} px, was taken"
+    if network.scale not in (1.0, wanted):
+        yield (
+            f"objects of {network.diameter:g} px would have to be resized {wanted:.2g} times for the model "
+            f"{card.name!r}: {network.scale:g} times is the farthest it goes"
+        )
+
+
+def check_merge(session: Session, merge: Merge) -> None:
+    """Refuse to average the output of a model over views where it is not made of scalar fields.
+
+    Raises
+    ------
+    InputError
+        If the model's output cannot be averaged.
+    """
     if merge == "fields" and not find_decoder(session.card.decoder).scalar:
         raise InputError(
             f"The output of the model {session.card.name!r} ({session.card.decoder}) cannot be averaged over views: "
@@ -168,7 +192,7 @@ def check_segmentation_options(diameter: float | None, tta: str, merge: str, cha
     Raises
     ------
     InputError
-        If the diameter is not a positive number, or a name is unknown.
+        If the diameter is not a positive number, a name is unknown, or the views asked for cannot be merged so.
     """
     if diameter is not None and not 0 < diameter < math.inf:
         raise InputError(f"The diameter must be a positive number of pixels; it is {diameter}.")
@@ -176,6 +200,8 @@ def check_segmentation_options(diameter: float | None, tta: str, merge: str, cha
         raise InputError(f"Unknown test-time augmentation {tta!r}: choose {', '.join(get_args(Tta))}.")
     if merge not in get_args(Merge):
         raise InputError(f"Unknown way to merge views {merge!r}: choose {' or '.join(get_args(Merge))}.")
+    if tta == "none" and merge != "instances":
+        raise InputError("One view alone has nothing to merge: say --tta flips or d4 with --tta-merge fields.")
     if tta == "adaptive" and merge == "fields":
         raise InputError("Adaptive views are merged by instances: leave the merge of fields to flips or d4.")
     if channel is not None and channel not in CHANNELS:
