@@ -176,6 +176,12 @@ def test_a_run_writes_agreement_uncertainty_and_what_it_took_for_granted(dubious
     again = run(plate, tmp_path / "out", settings=settings, device="cpu", workers=1)
     assert again.reused == 3
     assert again.notes == result.notes
+    mine = tmp_path / "out" / "labels" / "Corrected" / "plate_A01_s1_t1.ome.tiff"
+    mine.parent.mkdir()
+    mine.write_bytes(b"by hand")
+    run(plate, tmp_path / "out", settings=Settings(diameter=22), device="cpu", precision="float32", workers=1)
+    assert {path.name for path in (tmp_path / "out" / "labels").iterdir()} == {"Nuclei", "Cells", "Corrected"}
+    assert mine.is_file()
 
 
 def test_adaptive_views_are_merged_by_instances_only(session: Session) -> None:

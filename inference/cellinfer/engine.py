@@ -11,6 +11,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
@@ -29,10 +30,12 @@ from cellinfer.pipeline import KEY_COLUMNS, Pipeline, Settings, empty_result, pl
 from cellinfer.plate import Field, Plate
 from cellinfer.precision import Precision
 from cellinfer.readers import read_plate
-from cellinfer.sessions import Device, available_cores, open_session, precisions
+from cellinfer.sessions import Device, Session, available_cores, open_session, precisions
 
 _log = logging.getLogger(__name__)
 Progress = Callable[["State"], None]
+LABELS = ("Nuclei", "Cells", "Uncertainty")
+"""Kinds of label images, each a folder; the last only where several views were asked."""
 
 
 @dataclass
@@ -118,7 +121,8 @@ def run(
     out
         Result folder; made if needed.
     model, device, precision
-        See `cellinfer.sessions.open_session`. With `"auto"`, a folder goes on in the precision it was begun in.
+        See `cellinfer.sessions.open_session`. With `"auto"`, a folder goes on in the precision it was
+        begun in, unless the device asked for has it not.
     settings
         What to do with each field.
     pattern, layout, channels
@@ -154,11 +158,13 @@ def run(
     _refuse_output_in_input(plate.root, folder)
     workers = workers or available_cores()
     report = progress or (lambda state: None)
-    precision = precision if fresh or precision != "auto" else _begun_in(folder, model)
-    session = open_session(model, device, max(1, available_cores() // workers), precision)
+    threads = max(1, available_cores() // workers)
+    begun = _begun_in(folder, model) if precision == "auto" and not fresh else None
+    session, notes = _open(model, device, threads, precision, begun)
     pipeline = Pipeline(session, settings)
     with owned(folder):
         work = _Work(plate, folder, pipeline, fresh, retry_failed, report)
+        work.notes += notes
         work.do(workers)
         report(replace(work.state, message="writing tables"))
         profiles = write_tables(work.tables(), folder, template=work.template(), csv=csv)
@@ -270,11 +276,15 @@ class _Work:
             pool.shutdown(wait=False)
 
     def _tidy(self) -> None:
-        """Remove results of fields that failed since, or that are no longer part of the plate."""
-        good = {field_name(f) for f in self.analysed()}
-        for path in (*self.shards.glob("*.arrows"), *(self.folder / "labels").glob("*/*.ome.tiff")):
-            if path.name.removesuffix(".arrows").removesuffix(".ome.tiff") not in good:
-                path.unlink(missing_ok=True)
+        """Remove results that this run would not have written: of other fields or of views no longer asked."""
+        good = [field_name(f) for f in self.analysed()]
+        kept = {path for name in good for path in (self._shard(name), *self._labels(name).values())}
+        written = (path for kind in LABELS for path in (self.folder / "labels" / kind).glob("*.ome.tiff"))
+        for path in {*self.shards.glob("*.arrows"), *written} - kept:
+            path.unlink(missing_ok=True)
+        for kind in LABELS:
+            with suppress(OSError):  # not empty, or never made
+                (self.folder / "labels" / kind).rmdir()
 
     def analysed(self) -> list[Field]:
         """Fields that have results."""
@@ -320,7 +330,7 @@ class _Work:
         return self._labels(field_name(field))
 
     def _labels(self, name: str) -> dict[str, Path]:
-        kinds = ("Nuclei", "Cells", "Uncertainty") if self.pipeline.settings.tta != "none" else ("Nuclei", "Cells")
+        kinds = LABELS if self.pipeline.settings.tta != "none" else LABELS[:2]
         return {kind: self.folder / "labels" / kind / f"{name}.ome.tiff" for kind in kinds}
 
     def _is_done(self, name: str) -> bool:
@@ -396,10 +406,23 @@ def _remarks(
     return remarks
 
 
-def _begun_in(folder: Path, model: str | Path) -> Precision:
+def _open(
+    model: str | Path, device: Device, threads: int, precision: Precision, begun: Precision | None
+) -> tuple[Session, list[str]]:
+    """Open the model, in the precision that the folder was begun in if the device has it; say where it has not."""
+    if begun == "int8" and device == "cuda":
+        note = "the folder was begun in int8, which is for the CPU: on cuda its fields were done again in float32"
+        return open_session(model, device, threads, precision), [note]
+    if begun is None:
+        return open_session(model, device, threads, precision), []
+    session = open_session(model, device, threads, begun)
+    return replace(session, choice=replace(session.choice, why="the folder was begun in it")), []
+
+
+def _begun_in(folder: Path, model: str | Path) -> Precision | None:
     """Return the precision in which a folder's earlier run used this very model, so that none is mixed or undone."""
     before = Journal(folder / "journal.jsonl").header.get("model_sha256")
-    return next((name for name, sha256 in precisions(model).items() if sha256 == before), "auto")
+    return next((name for name, sha256 in precisions(model).items() if sha256 == before), None)
 
 
 def _configuration(pipeline: Pipeline) -> str:
