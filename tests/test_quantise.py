@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,12 +12,15 @@ import cellinfer_models
 import numpy as np
 import pytest
 import yaml
-from cellinfer import models, precision
+from cellinfer import models, precision, sessions
+from cellinfer.cli import app
+from cellinfer.doctor import examine
 from cellinfer.errors import DeviceError, ModelError
 from cellinfer.precision import Choice, choose
 from cellinfer.segmentation import segment_image
 from cellinfer.sessions import Session, open_session
 from numpy.typing import NDArray
+from typer.testing import CliRunner
 
 from tests.conftest import draw_cells
 
@@ -191,5 +195,52 @@ def test_a_folder_goes_on_in_the_precision_it_was_begun_in(with_variant: Path, t
     with_variant.write_text(json.dumps({}))  # auto would have to measure, and might choose otherwise
     again = engine.run(plate, out, device="cpu", workers=1)
     assert (again.precision, again.reused) == ("int8", again.fields)
+    info = json.loads((out / "run.json").read_text())
+    assert info["precision"] == {"precision": "int8", "why": "the folder was begun in it", "ratio": None}
     other = engine.run(plate, out, precision="float32", device="cpu", workers=1)
     assert (other.precision, other.reused) == ("float32", 0)
+
+
+def test_a_folder_begun_in_int8_is_done_again_on_a_gpu(
+    with_variant: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from cellinfer import engine, simulate
+
+    def elsewhere(model: Any, device: Any, *options: Any) -> Session:
+        """Open what would run on a GPU on the CPU; what an int8 session says of a GPU is still said."""
+        return open_session(model, "cuda" if "int8" in options else "cpu", options[0], "float32")
+
+    plate = simulate.simulate_plate(tmp_path / "plate", wells=1).images
+    out = tmp_path / "out"
+    engine.run(plate, out, precision="int8", device="cpu", workers=1)
+    monkeypatch.setattr(engine, "open_session", elsewhere)
+    result = engine.run(plate, out, device="cuda", workers=1)
+    assert (result.precision, result.reused) == ("float32", 0)
+    assert any("begun in int8" in note and "done again in float32" in note for note in result.notes)
+
+
+def test_every_precision_is_verified_and_listed(with_variant: Path, tmp_path: Path) -> None:
+    listed = CliRunner().invoke(app, ["models", "list"], env={"COLUMNS": "200"})
+    assert re.search(r"nuclei .* \d\.\d MB, int8 \d\.\d MB", listed.stdout)
+    verified = CliRunner().invoke(app, ["models", "verify"])
+    assert [line.split(",")[0] for line in verified.stdout.splitlines()] == ["nuclei: float32", "nuclei: int8"]
+    own = tmp_path / "own.onnx"
+    own.write_bytes(cellinfer_models.read("nuclei", "int8"))
+    assert CliRunner().invoke(app, ["models", "verify", str(own)]).stdout.startswith(f"{own}: int8, sha256")
+    (cellinfer_models.folder() / "nuclei.int8.onnx").write_bytes(b"")
+    broken = CliRunner().invoke(app, ["models", "verify"])
+    assert broken.stdout.startswith("nuclei: float32")
+    assert "nuclei.int8.onnx was altered" in str(broken.exception)
+
+
+def test_doctor_measures_what_a_run_would_take(with_variant: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sessions, "available_cores", lambda: 4)
+    bundled = cellinfer_models.registry()
+    gone = cellinfer_models.Entry("gone", "gone.onnx", "0" * 64, "")
+    with monkeypatch.context() as patched:
+        patched.setattr(cellinfer_models, "registry", lambda: {"gone": gone, **bundled})
+        found = {finding.topic: finding for finding in examine()}
+    assert not found["model gone"].good
+    assert "one thread, as in a run" in found["precision of nuclei"].text  # a broken model does not hide it
+    (key,) = json.loads(with_variant.read_text())
+    assert "|1 threads|" in key

@@ -13,6 +13,7 @@ from cellinfer._version import __version__
 from cellinfer.errors import CellinferError
 from cellinfer.models import verify
 from cellinfer.outputs.runinfo import package_versions
+from cellinfer.precision import Precision
 from cellinfer.sessions import available_cores, describe_engine, open_session, precisions
 
 
@@ -82,15 +83,19 @@ def _kernels() -> Finding:
 
 
 def _models() -> list[Finding]:
-    findings = []
+    findings: list[Finding] = []
     for name in cellinfer_models.registry():
-        for precision in precisions(name):
-            topic = f"model {name}" + (f" in {precision}" if precision != "float32" else "")
-            try:
-                findings.append(Finding(topic, True, verify(name, precision)))
-            except CellinferError as error:
-                findings.append(Finding(topic, False, str(error)))
-        if len(precisions(name)) > 1 and all(finding.good for finding in findings):
-            choice = open_session(name, precision="auto").choice
-            findings.append(Finding(f"precision of {name}", True, f"{choice.precision}: {choice.why}"))
+        verified = [_verified(name, precision) for precision in precisions(name)]
+        findings += verified
+        if len(verified) > 1 and all(finding.good for finding in verified):
+            choice = open_session(name, threads=1, precision="auto").choice  # as `run` does with a worker per core
+            text = f"{choice.precision} with one thread, as in a run: {choice.why}"
+            findings.append(Finding(f"precision of {name}", True, text))
     return findings
+
+
+def _verified(name: str, precision: Precision) -> Finding:
+    try:
+        return Finding(f"model {name}", True, verify(name, precision))
+    except CellinferError as error:
+        return Finding(f"model {name}", False, str(error))

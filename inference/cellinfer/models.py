@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,12 +34,13 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Listed:
-    """One bundled model: its card, digest, file size in bytes and summary."""
+    """One bundled model: its card, digest, file size in bytes, summary, and file sizes in other precisions."""
 
     card: ModelCard
     sha256: str
     size: int
     summary: str
+    variants: Mapping[str, int]
 
 
 def bundled() -> list[Listed]:
@@ -46,7 +48,8 @@ def bundled() -> list[Listed]:
     found = []
     for name, entry in cellinfer_models.registry().items():
         session = open_session(name, "cpu", 1)
-        found.append(Listed(session.card, session.sha256, entry.path.stat().st_size, entry.summary))
+        variants = {precision: variant.path.stat().st_size for precision, variant in entry.variants.items()}
+        found.append(Listed(session.card, session.sha256, entry.path.stat().st_size, entry.summary, variants))
     return found
 
 
@@ -74,17 +77,18 @@ def verify(model: str | Path, precision: Precision = "float32") -> str:
         If anything differs from the card; says what.
     """
     session = open_session(model, "cpu", precision=precision)
+    what = f"{model} in {session.precision}"
     golden = session.card.golden
     if not golden:
-        raise ModelError(f"The card of the model {model} has no golden result to verify against.")
+        raise ModelError(f"The card of the model {what} has no golden result to verify against.")
     if hashlib.sha256(golden_image().tobytes()).hexdigest() != golden["input_sha256"]:
-        raise ModelError(f"The golden input of the model {model} is another one than this version makes.")
+        raise ModelError(f"The golden input of the model {what} is another one than this version makes.")
     labels = golden_labels(session)
     objects, foreground = int(labels.max(initial=0)), int((labels > 0).sum())
     close = abs(foreground - golden["foreground"]) <= FOREGROUND_TOLERANCE * golden["foreground"]
     if objects != golden["objects"] or not close:
         raise ModelError(
-            f"The model {model} gives {objects} objects covering {foreground} pixels on its golden input; its card "
+            f"The model {what} gives {objects} objects covering {foreground} pixels on its golden input; its card "
             f"says {golden['objects']} covering {golden['foreground']}. Reinstall cellinfer or report this machine."
         )
-    return f"sha256 {session.sha256[:16]}…, {objects} golden objects as in its card"
+    return f"{session.precision}, sha256 {session.sha256[:16]}…, {objects} golden objects as in its card"

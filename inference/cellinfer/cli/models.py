@@ -33,7 +33,7 @@ def list_models() -> None:
             ", ".join(card.channels),
             card.decoder,
             f"{card.diameter:g} px",
-            f"{found.size / 1e6:.1f} MB",
+            ", ".join([_megabytes(found.size), *(f"{name} {_megabytes(n)}" for name, n in found.variants.items())]),
             card.license,
             found.summary,
         )
@@ -63,13 +63,17 @@ def show(
 def verify(
     model: Annotated[str | None, typer.Argument(help="Model to verify.", show_default="all bundled ones")] = None,
 ) -> None:
-    """Check files, cards and golden results."""
+    """Check files, cards and golden results, in every precision."""
     import cellinfer_models
 
     from cellinfer.models import verify as check
+    from cellinfer.sessions import precisions
 
     for name in [model] if model else list(cellinfer_models.registry()):
-        typer.echo(f"{name}: {check(name)}")
+        for precision in precisions(name):
+            typer.echo(f"{name}: {check(name, precision)}")
+        if not precisions(name):  # a file of one's own has the precision it has
+            typer.echo(f"{name}: {check(name)}")
 
 
 @app.command()
@@ -122,6 +126,10 @@ def recommend(
         _print(answer)
     if out is not None and image is not None:
         typer.echo(f"picture: {draw_trials(image, answer.trials, out)}", err=json_)
+
+
+def _megabytes(size: int) -> str:
+    return f"{size / 1e6:.1f} MB"
 
 
 def _print(answer: Recommendation) -> None:
