@@ -36,7 +36,8 @@ def main() -> None:
     options = parser.parse_args()
     recipe = RECIPES[options.model]
     training, held = split(load(options.data, recipe), recipe)
-    held = held if options.images is None else held[:: max(1, len(held) // options.images)]
+    count = min(options.images or len(held), len(held))
+    held = [held[i] for i in np.linspace(0, len(held) - 1, count).round().astype(int)]
     model = cellinfer_models.registry()[options.model].path
     exact = open_session(model, "cpu", 1)
     before = summarise(assess(exact, held))["all"]
