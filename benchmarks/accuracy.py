@@ -83,8 +83,13 @@ def validation_images(data: Path) -> dict[str, list[Sample]]:
     sets: dict[str, list[Sample]] = {}
     for recipe in (RECIPES["nuclei"], RECIPES["nuclei-tissue"]):
         for sample in split(load(data, recipe), recipe)[1]:
-            sets.setdefault(_NAMES[sample.source], []).append(sample)
+            sets.setdefault(set_of(sample), []).append(sample)
     return sets
+
+
+def set_of(sample: Sample) -> str:
+    """Return the set that a sample is counted in."""
+    return _NAMES[sample.source]
 
 
 def bundled_methods(views: Sequence[str] = VIEWS, models: Sequence[str] = ()) -> Iterator[Method]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -12,7 +13,7 @@ pytest.importorskip("torch", reason="needs the [train] extra")
 
 from cellinfer_training.data import Sample, normalise
 
-from benchmarks import accuracy, otsu
+from benchmarks import accuracy, otsu, stardist_peer
 from benchmarks.accuracy import Method, compare, judge, markdown, summarise
 from tests.conftest import draw_cells
 
@@ -74,6 +75,17 @@ def test_predictions_are_made_once_and_others_are_judged_alike(tmp_path: Path) -
     assert "| perfect | none | 1.000" in table
     header, rule, first = (line.count("|") for line in table.splitlines()[6:9])
     assert header == rule == first
+
+
+def test_predictions_of_the_peer_lie_where_they_are_read(tmp_path: Path) -> None:
+    samples = [replace(sample(4), source="bbbc039"), replace(sample(5), source="dsb2018")]
+    stardist_peer.write_samples(samples, tmp_path / "held")
+    stardist_peer.write_predictions(tmp_path, otsu.segment)
+    sets = {accuracy.set_of(one): [one] for one in samples}
+    given = Method("peer", "none", str(tmp_path / "predictions"), False, None)
+    rows = compare(sets, [given], tmp_path / "kept", lambda _: None)
+    assert [row["set"] for row in rows] == ["BBBC039", "fluorescence"]
+    assert all(row["mean"]["ap50"] == 1.0 for row in rows)
 
 
 def test_a_bundled_model_takes_its_place_in_the_table(tmp_path: Path) -> None:
