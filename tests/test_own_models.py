@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
+import cellinfer_models
 import cv2
 import numpy as np
+import onnx
 import pytest
 
 pytest.importorskip("torch", reason="needs the [train] extra")
 
+from cellinfer.cards import METADATA_KEY
 from cellinfer.errors import InputError, ModelError
 from cellinfer.sessions import open_session
 from cellinfer_training.data import Sample, load_folder, tidy
+from cellinfer_training.maskrcnn.export import describe_mask_rcnn
+from cellinfer_training.maskrcnn.training import FLUORESCENCE
 from cellinfer_training.own import fine_tune, split_own, train_own
 from cellinfer_training.recipes import RECIPES
+from onnx import TensorProto, helper
 
 from tests.conftest import draw_cells
 
@@ -82,14 +89,59 @@ def drawn(number: int, group: str = "") -> Sample:
     return Sample(f"f{number}", "own", field["DNA"].astype(np.float32) / 2000, field["truth"].astype(np.int32), group)
 
 
-@pytest.mark.parametrize("count", [1, 2, 3, 10])
-def test_something_is_always_held_out(count: int) -> None:
-    training, held, remarks = split_own([drawn(number) for number in range(count)], RECIPES["nuclei"])
-    assert training
-    assert held
+@pytest.mark.parametrize("empty", [0, 2])
+@pytest.mark.parametrize("count", range(1, 11))
+def test_something_is_always_held_out(count: int, empty: int) -> None:
+    samples = [drawn(number) for number in range(count)]
+    for sample in samples[1 : 1 + empty]:
+        sample.labels = np.zeros_like(sample.labels)
+    training, held, remarks = split_own(samples, RECIPES["nuclei"])
+    for side in (training, held):
+        assert any(s.labels.any() for s in side)
     assert remarks
     assert {s.name for s in training}.isdisjoint({s.name for s in held})
     assert sum(s.labels.size for s in training + held) == count * 90 * 160
+    if count >= 3:
+        assert len(training) >= len(held)
+
+
+def test_only_images_of_one_family_are_called_too_alike() -> None:
+    one = [drawn(number, "same") for number in range(4)]
+    assert "too alike" in split_own(one, RECIPES["nuclei"])[2][0]
+    two = [drawn(number, f"family {number % 2}") for number in range(4)]
+    assert "families" in split_own(two, RECIPES["nuclei"])[2][0]
+    two[1].labels[:], two[3].labels[:] = 0, 0
+    training, held, remarks = split_own(two, RECIPES["nuclei"])
+    assert "single images" in remarks[0]
+    assert any(s.labels.any() for s in training)
+    assert any(s.labels.any() for s in held)
+
+
+def write_colours(folder: Path, *shares: float) -> None:
+    """Write the first image again, in colour."""
+    grey = draw_cells(0, (140, 150))["DNA"]
+    cv2.imwrite(str(folder / "images" / "f0.tif"), (grey[..., None] * np.array(shares[::-1])).astype(np.uint16))
+
+
+def test_colour_and_grey_images_are_fitted_to_the_model_and_that_is_said(tmp_path: Path) -> None:
+    for number in range(2):
+        write_pair(tmp_path, number)
+    grey, notes = load_folder(tmp_path, colour=True)
+    assert grey[0].image.shape == (140, 150, 3)
+    assert any("2 of 2 images are grey" in note for note in notes)
+    write_colours(tmp_path, 0.0, 1.0, 0.5)
+    (mean, _), notes = load_folder(tmp_path)
+    assert mean.image.shape == (140, 150)
+    assert any("1 of 2 images are in colour" in n and "--channel mean" in n and "nuclei-tissue" in n for n in notes)
+    (red, _), notes = load_folder(tmp_path, channel="red")
+    assert not red.image.any()
+    assert any("--channel red" in note for note in notes)
+    write_colours(tmp_path, 0.5, 0.5, 0.5)
+    assert load_folder(tmp_path)[1] == []  # equal colours are grey
+    with pytest.raises(InputError, match="leave the channel"):
+        load_folder(tmp_path, colour=True, channel="red")
+    with pytest.raises(InputError, match="Unknown channel"):
+        load_folder(tmp_path, channel="pink")  # type: ignore[arg-type]
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -105,7 +157,13 @@ def test_fine_tuning_keeps_the_better_model_and_says_what_came_of_it(
     assert "after" in text
     assert "before" in capsys.readouterr().out
     card = open_session(path, "cpu", 1).card
-    assert "starting from nuclei" in card.description_file["training_data"]["sets"][0]
+    stated = card.description_file
+    assert stated["training_data"]["start"] == {"name": "nuclei", "sha256": open_session("nuclei", "cpu", 1).sha256}
+    assert stated["training_data"]["split"] in text
+    assert stated["training_data"]["sets"] == ["3 images of mine, licence unstated"]
+    assert (stated["license"], stated["authors"], stated["cite"]) == ("unstated", [], [])
+    assert stated["tags"] == ["instance-segmentation", "2d"]
+    assert card.channels == ("grey",)
     again = fine_tune(str(path), tmp_path / "mine", tmp_path / "again", steps=2)  # its card says how it was made
     assert open_session(again, "cpu", 1).card.outputs == card.outputs
 
@@ -117,6 +175,44 @@ def test_training_from_nothing_gives_a_model_with_a_report(tmp_path: Path) -> No
     path = train_own(tmp_path / "mine", tmp_path / "out", steps=2)
     assert open_session(path, "cpu", 1).card.name == "mine"
     assert {"report.md", "report.png", "scores.csv", "log.csv"} <= {p.name for p in (tmp_path / "out").iterdir()}
+
+
+def recarded(path: Path, **changes: object) -> Path:
+    """A copy of the bundled model whose card says otherwise."""
+    model = onnx.load(cellinfer_models.folder() / "nuclei.onnx")
+    (entry,) = [e for e in model.metadata_props if e.key == METADATA_KEY]
+    card = json.loads(entry.value)
+    card["config"]["cellinfer"] |= changes
+    entry.value = json.dumps(card)
+    path.write_bytes(model.SerializeToString())
+    return path
+
+
+def finding_nothing(path: Path) -> Path:
+    """A network with the outputs of a Mask R-CNN, none of which holds an object."""
+    card = describe_mask_rcnn(FLUORESCENCE, {})
+    shapes: dict[str, list[int | str]] = {"boxes": [0, 4], "scores": [0], "masks": [0, 28, 28]}
+    graph = helper.make_graph(
+        [helper.make_node("Constant", [], [n], value=helper.make_tensor(n, 1, s, [])) for n, s in shapes.items()],
+        "nothing",
+        [helper.make_tensor_value_info("image", TensorProto.FLOAT, ["n", 1, "h", "w"])],
+        [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in shapes.items()],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    helper.set_model_props(model, {METADATA_KEY: json.dumps(card)})
+    path.write_bytes(model.SerializeToString())
+    return path
+
+
+def test_what_cannot_be_trained_on_is_refused_at_once(tmp_path: Path) -> None:
+    folder, stored = tmp_path / "mine", open_session("nuclei", "cpu", 1).card.description_file
+    with pytest.raises(ModelError, match="int8 file"):
+        fine_tune(str(cellinfer_models.folder() / "nuclei.int8.onnx"), folder, tmp_path / "out")
+    with pytest.raises(ModelError, match="Mask R-CNN"):
+        fine_tune(str(finding_nothing(tmp_path / "boxes.onnx")), folder, tmp_path / "out")
+    wide = recarded(tmp_path / "wide.onnx", recipe=stored["config"]["cellinfer"]["recipe"] | {"width": 32})
+    with pytest.raises(ModelError, match="cannot be fine-tuned"):
+        fine_tune(str(wide), folder, tmp_path / "out")
 
 
 def test_a_model_of_unknown_making_cannot_be_fine_tuned(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="needs the [train] extra")
 
-from cellinfer.errors import ModelError  # noqa: E402
+from cellinfer.errors import InputError, ModelError  # noqa: E402
 from cellinfer.segmentation import segment_image  # noqa: E402
 from cellinfer.sessions import open_session  # noqa: E402
 from cellinfer_training.assess import assess, summarise  # noqa: E402
@@ -22,11 +22,13 @@ from cellinfer_training.data import CLIP, Sample, load_pairs, normalise  # noqa:
 from cellinfer_training.export import TOLERANCE, export_model  # noqa: E402
 from cellinfer_training.loop import Schedule, Trainer, of_output  # noqa: E402
 from cellinfer_training.losses import distance_loss  # noqa: E402
-from cellinfer_training.networks import FieldNet, UNet, load_weights  # noqa: E402
-from cellinfer_training.recipes import RECIPES  # noqa: E402
+from cellinfer_training.networks import FieldNet, UNet, load_weights, settle_statistics  # noqa: E402
+from cellinfer_training.recipes import RECIPES, load, shortened, split  # noqa: E402
+from cellinfer_training.report import write_summary  # noqa: E402
 from cellinfer_training.splits import assign_families, split_by_group  # noqa: E402
 from cellinfer_training.targets import distance_fields  # noqa: E402
 from cellinfer_training.tasks import TASKS  # noqa: E402
+from cellinfer_training.train import train  # noqa: E402
 
 from tests.conftest import draw_cells  # noqa: E402
 
@@ -113,11 +115,11 @@ def test_pairs_are_found_by_stem(tmp_path: Path) -> None:
     assert found.diameter == pytest.approx(22, rel=0.15)
 
 
-def trainer(folder: Path, steps: int, samples: list[Sample]) -> Trainer:
+def trainer(folder: Path, steps: int, samples: list[Sample], kind: type[Trainer] = Trainer) -> Trainer:
     torch.manual_seed(0)
     held = [CropSampler(samples, SMALL, 9).batch(2)]
     schedule = Schedule(steps=steps, batch=2, warm_up=2, check_every=5)
-    return Trainer(FieldNet(width=8), of_output(distance_loss), CropSampler(samples, SMALL, 1), held, folder, schedule)
+    return kind(FieldNet(width=8), of_output(distance_loss), CropSampler(samples, SMALL, 1), held, folder, schedule)
 
 
 def test_training_lowers_the_loss_and_continues_where_it_stopped(tmp_path: Path) -> None:
@@ -245,8 +247,123 @@ def test_an_exported_network_can_be_trained_on(network: torch.nn.Module, tmp_pat
         torch.testing.assert_close(other.eval()(image), network(image), rtol=1e-3, atol=1e-3)
 
 
+def normalised(network: torch.nn.Module) -> torch.nn.Module:
+    """The network with statistics of drawn cells, and scales and shifts as training leaves them."""
+    for module in network.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            torch.nn.init.uniform_(module.weight, 0.5, 2)
+            torch.nn.init.normal_(module.bias, 0.0, 0.3)
+            module.momentum = 0.5
+    with torch.no_grad():
+        for seed in range(4):
+            network.train()(torch.from_numpy(CropSampler([sample(0), sample(1)], SMALL, seed).batch(4)[0]))
+    return network.eval()
+
+
 @pytest.mark.filterwarnings("ignore")
-def test_weights_of_a_grey_model_start_a_colour_one_but_for_the_first_layer(tmp_path: Path) -> None:
-    path = tmp_path / "grey.onnx"
-    export_model(FieldNet(width=8).eval(), describe(RECIPES["nuclei"], {}), path)
-    assert load_weights(FieldNet(width=8, channels=3), path) == ["stem.0.weight"]
+def test_a_warm_start_survives_the_statistics_of_batches(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    path = tmp_path / "before.onnx"
+    export_model(normalised(FieldNet(width=8)), describe(RECIPES["nuclei"], {}), path)
+    network = FieldNet(width=8)
+    assert load_weights(network, path) == []
+    batches = [CropSampler([sample(0), sample(1)], SMALL, seed).batch(4)[0] for seed in range(4)]
+    settle_statistics(network, batches[:3])
+    exported = open_session(path, "cpu", 1).run(batches[3])
+    with torch.no_grad():
+        calm = torch.sigmoid(network.eval()(torch.from_numpy(batches[3]))).numpy()
+        trained = torch.sigmoid(network.train()(torch.from_numpy(batches[3]))).numpy()
+    np.testing.assert_allclose(calm, exported, atol=1e-3)
+    assert np.abs(trained - exported).mean() < 0.25 * exported.std()
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("kind", [FieldNet, UNet])
+def test_a_colour_model_starts_from_a_grey_one(kind: type[torch.nn.Module], tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    grey, path = kind(outputs=2, width=4).eval(), tmp_path / "grey.onnx"
+    export_model(grey, describe(RECIPES["nuclei"], {}), path)
+    colour = kind(outputs=2, width=4, channels=3)
+    assert load_weights(colour, path) == []
+    image = torch.rand(1, 1, 64, 64)
+    with torch.no_grad():
+        torch.testing.assert_close(colour.eval()(image.repeat(1, 3, 1, 1)), grey(image), rtol=1e-3, atol=1e-3)
+
+
+class Stopped(Trainer):
+    """A training that is stopped while it writes its state."""
+
+    def _save(self, name: str, state: dict[str, object]) -> None:
+        if name == "last.pt":
+            raise KeyboardInterrupt
+        super()._save(name, state)
+
+
+def test_a_run_stopped_at_a_check_has_kept_its_best(tmp_path: Path) -> None:
+    samples = [sample(0)]
+    with pytest.raises(KeyboardInterrupt):
+        trainer(tmp_path, 5, samples, Stopped).run(report=lambda line: None)
+    assert (tmp_path / "best.pt").exists()
+    assert trainer(tmp_path, 5, samples).step == 0
+
+
+def test_a_folder_holds_one_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    recipe = replace(RECIPES["nuclei"], width=4, augmentation=SMALL, schedule=Schedule(steps=1, batch=1, warm_up=1))
+    training, held = [sample(0), sample(1)], [sample(2)]
+    train(recipe, training, held, tmp_path)
+    finished = (tmp_path / "last.pt").read_bytes()
+    train(recipe, training, held, tmp_path)
+    assert "nothing to train" in capsys.readouterr().out
+    assert (tmp_path / "last.pt").read_bytes() == finished
+    for other, images in (
+        (replace(recipe, seed=8), training),
+        (shortened(recipe, 2), training),
+        (recipe, training[:1]),
+    ):
+        with pytest.raises(InputError, match="holds another run"):
+            train(other, images, held, tmp_path)
+    state = torch.load(tmp_path / "last.pt", weights_only=True)
+    del state["identity"]  # a run from before runs had one
+    torch.save(state, tmp_path / "last.pt")
+    train(shortened(recipe, 2), training, held, tmp_path)
+    assert torch.load(tmp_path / "last.pt", weights_only=True)["step"] == 2
+    with pytest.raises(InputError, match="holds another run"):
+        train(recipe, training, held, tmp_path)
+
+
+@pytest.mark.parametrize(("name", "scale"), [("nuclei", 1), ("stardist", 2)])
+def test_a_card_gives_the_size_of_the_output(name: str, scale: int) -> None:
+    (output,) = describe(RECIPES[name], {})["outputs"]
+    for axis, found in zip("yx", output["axes"][2:], strict=True):
+        assert found["size"] == {"tensor_id": "image", "axis_id": axis, "offset": 0}
+        assert found["scale"] == scale
+
+
+def test_cards_and_reports_say_that_held_out_images_chose_the_step(tmp_path: Path) -> None:
+    scored = describe(RECIPES["nuclei"], {"validation": {}})
+    assert "chose the step" in scored["training_data"]["selection"]
+    assert "selection" not in describe(RECIPES["nuclei"], {})["training_data"]
+    write_summary(tmp_path / "report.md", "x", {"all": {"images": 1}}, [])
+    assert "chose the step" in (tmp_path / "report.md").read_text()
+
+
+def test_a_family_of_two_sizes_stays_together() -> None:
+    samples = [sample(seed) for seed in range(12)]
+    for number, one in enumerate(samples):
+        one.group = f"family {number % 6}"
+        if number >= 6:
+            one.image, one.labels = one.image[:-10], one.labels[:-10]
+    recipe = replace(RECIPES["nuclei"], validation=0.3)
+    seeds = [split(samples, replace(recipe, seed=seed)) for seed in range(5)]
+    assert any(held for _, held in seeds)
+    for training, held in seeds:
+        assert {s.group for s in training}.isdisjoint({s.group for s in held})
+        assert len(training) + len(held) == 12
+
+
+@pytest.mark.realdata
+@pytest.mark.parametrize(("name", "images"), [("nuclei", 98), ("nuclei-tissue", 24)])
+def test_no_family_of_the_public_images_is_on_both_sides(data_folder: Path, name: str, images: int) -> None:
+    training, held = split(load(data_folder, RECIPES[name]), RECIPES[name])
+    assert {s.group for s in training}.isdisjoint({s.group for s in held})
+    assert len(held) == images

@@ -23,6 +23,12 @@ Images = Annotated[
 Out = Annotated[Path, typer.Option("--out", "-o", help="Folder for checkpoints, report and model; continued if there.")]
 Steps = Annotated[int | None, typer.Option(help="Optimiser steps in all.", min=1, show_default="the recipe's")]
 Device = Annotated[str, typer.Option(help="cpu or cuda.")]
+See = Annotated[
+    str | None,
+    typer.Option(
+        "--channel", help="What a grey model sees of colour images: red, green, blue or mean.", show_default="mean"
+    ),
+]
 Name = Annotated[str | None, typer.Option(help="Name of the model.", show_default="from the folder")]
 
 
@@ -38,11 +44,12 @@ def train(
     name: Name = None,
     steps: Steps = None,
     device: Device = "cpu",
+    channel: See = None,
 ) -> None:
     """Train a model on your own images and label masks."""
     from cellinfer_training.own import train_own
 
-    _done(train_own(images, out, like, task, name, steps, device))
+    _done(train_own(images, out, like, task, name, steps, device, channel))  # type: ignore[arg-type]
 
 
 @app.command("fine-tune")
@@ -55,11 +62,12 @@ def fine_tune(
     name: Name = None,
     steps: Steps = None,
     device: Device = "cpu",
+    channel: See = None,
 ) -> None:
     """Train a finished model on, on ten or so images of your own, and say whether it helped."""
     from cellinfer_training.own import fine_tune
 
-    _done(fine_tune(model, images, out, name, steps, device))
+    _done(fine_tune(model, images, out, name, steps, device, channel))  # type: ignore[arg-type]
 
 
 @app.command()

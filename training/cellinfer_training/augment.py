@@ -38,8 +38,6 @@ class Augmentation:
         Share of crops placed around an object instead of anywhere.
     stain
         Colour images: how far single channels may change, as the largest logarithm of their exponent.
-    inverted
-        Share of crops whose contrast is inverted.
     """
 
     crop: int = 256
@@ -50,7 +48,6 @@ class Augmentation:
     empty: float = 0.03
     focused: float = 0.75
     stain: float = 0.3
-    inverted: float = 0.0
 
 
 class CropSampler:
@@ -179,8 +176,6 @@ class CropSampler:
         if image.shape[2] > 1:
             powers = np.exp(random.uniform(-settings.stain, settings.stain, image.shape[2])).astype(np.float32)
             image = np.sign(image) * np.abs(image) ** powers
-        if random.random() < settings.inverted:
-            image = 1 - image
         if random.random() < 0.4:
             image = np.sign(image) * np.abs(image) ** np.float32(np.exp(random.uniform(-0.6, 0.5)))
         if random.random() < 0.25:

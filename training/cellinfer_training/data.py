@@ -7,16 +7,17 @@ network never sees a scale it will not see again.
 from __future__ import annotations
 
 import csv
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 from cellinfer.errors import InputError
 from cellinfer.images import read_image, read_labels
 from cellinfer.plate import IMAGE_SUFFIXES
-from cellinfer.segmentation import median_diameter
+from cellinfer.segmentation import Channel, median_diameter
 from cellinfer.segmentation import normalise as normalise_plane
 from cellinfer_kernels.components import fill_holes, relabel
 from numpy.typing import NDArray
@@ -26,6 +27,8 @@ LOW, HIGH = 1.0, 99.8
 """Percentiles of a field that become 0 and 1."""
 CLIP = (-0.5, 4.0)
 """Normalised values are held in this range."""
+COLOURS = ("red", "green", "blue")
+"""What the channels of a colour image show."""
 
 
 @dataclass
@@ -96,7 +99,7 @@ def load_pairs(images: Path, masks: Path, source: str, colour: bool = False) -> 
     ]
 
 
-def load_folder(folder: Path, colour: bool = False) -> tuple[list[Sample], list[str]]:
+def load_folder(folder: Path, colour: bool = False, channel: Channel | None = None) -> tuple[list[Sample], list[str]]:
     """Load a user's images with their label masks.
 
     Two layouts are understood: `images/` beside `masks/` (or `labels/`) with equal file stems, or masks beside their
@@ -108,6 +111,9 @@ def load_folder(folder: Path, colour: bool = False) -> tuple[list[Sample], list[
         Where the images are.
     colour
         Whether the model takes colour.
+    channel
+        What a model for grey images sees of coloured ones, see `cellinfer.segmentation.segment_image`; None is the
+        mean, which is noted.
 
     Returns
     -------
@@ -119,12 +125,19 @@ def load_folder(folder: Path, colour: bool = False) -> tuple[list[Sample], list[
     Raises
     ------
     InputError
-        If there is no pair, sizes disagree, or not one mask holds an object.
+        If there is no pair, sizes disagree, not one mask holds an object, or the channel is unknown or of no use.
     """
+    if channel is not None and channel not in get_args(Channel):
+        raise InputError(f"Unknown channel {channel!r}: choose {', '.join(get_args(Channel))}.")
+    if channel is not None and colour:
+        raise InputError(f"A model for colour takes images whole: leave the channel {channel!r} out.")
     pairs, notes = _pairs(folder)
     samples = []
+    taken: Counter[str] = Counter()
     for image, mask in pairs:
-        pixels, labels = read_pixels(image, colour), read_labels(mask)
+        pixels, said = _fitted(read_image(image), colour, channel)
+        taken.update(said)
+        labels = read_labels(mask)
         if pixels.shape[:2] != labels.shape:
             raise InputError(
                 f"{image} is {pixels.shape[1]} x {pixels.shape[0]} pixels, but its mask {mask} is "
@@ -133,12 +146,34 @@ def load_folder(folder: Path, colour: bool = False) -> tuple[list[Sample], list[
         labels, mended = tidy(labels)
         notes += [f"{mask.name}: {note}" for note in mended]
         samples.append(Sample(image.stem, folder.name, normalise(pixels), labels))
+    notes += [f"{count} of {len(samples)} images {said}" for said, count in taken.items()]
     empty = [s.name for s in samples if not s.labels.any()]
     if len(empty) == len(samples):
         raise InputError(f"Not one of the {len(samples)} masks in {folder} holds an object: nothing can be learnt.")
     if empty:
         notes.append(f"{len(empty)} images without objects, used as background: {', '.join(empty[:5])}")
     return samples, notes
+
+
+def _fitted(pixels: NDArray[Any], colour: bool, channel: Channel | None) -> tuple[NDArray[Any], list[str]]:
+    """Return an image as the model takes it, and what was taken for granted to get there."""
+    if pixels.ndim == 2:
+        if not colour:
+            return pixels, []
+        return np.repeat(pixels[..., None], 3, axis=-1), [
+            "are grey and the model takes colour: each colour is the same"
+        ]
+    pixels = pixels[..., :3]
+    if colour:
+        return pixels, []
+    if channel in COLOURS:
+        said = f"are in colour: their {channel} channel is learnt from; segment such images with --channel {channel}"
+        return np.ascontiguousarray(pixels[..., COLOURS.index(channel)]), [said]
+    if channel is None and (pixels == pixels[..., :1]).all():
+        return np.ascontiguousarray(pixels[..., 0]), []
+    said = "are in colour: the mean of their channels is learnt from; segment such images with --channel mean"
+    better = ", or start from a model for colour (nuclei-tissue)" if channel is None else ""
+    return np.asarray(pixels.mean(axis=-1)), [said + better]
 
 
 def tidy(labels: NDArray[np.int32]) -> tuple[NDArray[np.int32], list[str]]:

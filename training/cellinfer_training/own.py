@@ -9,12 +9,15 @@ from typing import Any
 import cellinfer_models
 import numpy as np
 from cellinfer.errors import InputError, ModelError
+from cellinfer.segmentation import Channel
 from cellinfer.sessions import open_session
 
 from cellinfer_training.assess import assess, summarise
 from cellinfer_training.augment import Augmentation
+from cellinfer_training.cards import Provenance
 from cellinfer_training.data import Sample, load_folder
 from cellinfer_training.loop import Schedule
+from cellinfer_training.networks import load_weights
 from cellinfer_training.recipes import RECIPES, Recipe, shortened
 from cellinfer_training.splits import assign_families, split_by_group
 from cellinfer_training.tasks import TASKS
@@ -31,6 +34,7 @@ def train_own(
     name: str | None = None,
     steps: int | None = None,
     device: str = "cpu",
+    channel: Channel | None = None,
 ) -> Path:
     """Train a model from random weights on a folder of images and label masks.
 
@@ -50,6 +54,8 @@ def train_own(
         Optimiser steps in all; None leaves the recipe's.
     device
         A torch device.
+    channel
+        What a model for grey images sees of coloured ones, see `data.load_folder`.
 
     Returns
     -------
@@ -63,15 +69,21 @@ def train_own(
     recipe = shortened(RECIPES[like], steps)
     recipe = replace(recipe, task=task or recipe.task)
     recipe = _named(replace(recipe, start=None), name or folder.resolve().name, folder)
-    samples, notes = load_folder(folder, recipe.colour)
+    samples, notes = load_folder(folder, recipe.colour, channel)
     training, held, remarks = split_own(samples, recipe)
     _say(notes + remarks)
     train(recipe, training, held, out, device)
-    return finish(recipe, held, out, [f"{len(samples)} images of {folder.resolve().name}"], notes + remarks)
+    return finish(recipe, held, out, Provenance(_sets(samples, folder), remarks[0]), notes + remarks)
 
 
 def fine_tune(
-    model: str, folder: Path, out: Path, name: str | None = None, steps: int | None = None, device: str = "cpu"
+    model: str,
+    folder: Path,
+    out: Path,
+    name: str | None = None,
+    steps: int | None = None,
+    device: str = "cpu",
+    channel: Channel | None = None,
 ) -> Path:
     """Train a finished model on, on a few images of one's own, and say whether that helped.
 
@@ -82,13 +94,18 @@ def fine_tune(
     ----------
     model
         Name of a bundled model, or an ONNX file that `cellinfer_training` made.
-    folder, out, name, steps, device
+    folder, out, name, steps, device, channel
         As in `train_own`.
 
     Returns
     -------
     Path
         The ONNX file.
+
+    Raises
+    ------
+    ModelError
+        If the model cannot be trained on: a Mask R-CNN, an 8-bit file, one of unknown making.
     """
     path = cellinfer_models.folder() / f"{model}.onnx" if model in cellinfer_models.registry() else Path(model)
     before = open_session(path, device="cpu")
@@ -97,12 +114,12 @@ def fine_tune(
     name = name or f"{recipe.name}-{folder.resolve().name}"
     augmentation = replace(recipe.augmentation, scale=1.3)
     recipe = _named(replace(recipe, schedule=schedule, augmentation=augmentation), name, folder)
-    samples, notes = load_folder(folder, recipe.colour)
+    samples, notes = load_folder(folder, recipe.colour, channel)
     training, held, remarks = split_own(samples, recipe)
     _say(notes + remarks)
     train(recipe, training, held, out, device, start=path, frozen_statistics=True)
-    sets = [f"{len(samples)} images of {folder.resolve().name}, starting from {before.card.name} {before.sha256[:12]}"]
-    finished = finish(recipe, held, out, sets, notes + remarks)
+    start = {"name": before.card.name, "sha256": before.sha256}
+    finished = finish(recipe, held, out, Provenance(_sets(samples, folder), remarks[0], start), notes + remarks)
     old, new = (summarise(assess(s, held))["all"] for s in (before, open_session(finished, device="cpu")))
     verdict = (
         f"held-out images: mAP_DSB {old['map_dsb']:.3f} before, {new['map_dsb']:.3f} after; "
@@ -124,27 +141,35 @@ def split_own(samples: list[Sample], recipe: Recipe) -> tuple[list[Sample], list
     training, held : list of Sample
         No sample is in both.
     remarks : list of str
-        How far the held-out images can be trusted.
+        How the held-out images were kept apart, and how far they can be trusted; which they are.
     """
-    if len(samples) == 1:
-        left, right = _halves(samples[0])
-        return [left], [right], ["one image only: its left half is learnt from, its right half held out"]
+    filled = [sample for sample in samples if sample.labels.any()]
+    if len(filled) == 1:
+        left, right = _halves(filled[0])
+        empty = [sample for sample in samples if not sample.labels.any()]
+        how = "one image only holds objects: its left half is learnt from, its right half held out"
+        return [left, *empty], [right], [how, f"held out: {right.name}"]
     if all(not sample.group for sample in samples):
         assign_families(samples)
-    share = max(recipe.validation, 1.5 / len(samples))
+    share = max(recipe.validation, 1 / len(samples))
     training, held = split_by_group(samples, share, recipe.seed, largest=0.5)
-    remarks = []
-    if not training or not held or not any(sample.labels.any() for sample in held):
-        order = np.random.default_rng(recipe.seed).permutation(len(samples))
-        count = min(max(1, round(share * len(samples))), len(samples) - 1)
-        ranked = sorted(order, key=lambda index: not samples[index].labels.any())
-        held = [samples[index] for index in ranked[:count]]
-        training = [samples[index] for index in ranked[count:]]
-        remarks.append("the images are too alike to hold out a whole family: figures flatter the model")
-    if not any(sample.labels.any() for sample in training):
-        raise InputError("Only one image holds objects: annotate at least two images.")
-    remarks.append(f"held out: {', '.join(sample.name for sample in held[:8])}" + (" ..." if len(held) > 8 else ""))
-    return training, held, remarks
+    how = "families of look-alike images, never divided between training and held-out images"
+    if len(held) > len(training) or not all(any(s.labels.any() for s in side) for side in (training, held)):
+        training, held = _single_images(samples, share, recipe.seed)
+        how = "single images, since no whole families could be held out: look-alikes may be on both sides"
+        if len({sample.group for sample in samples}) < 2:
+            how = "the images are too alike to hold out a whole family: figures flatter the model"
+    named = ", ".join(sample.name for sample in held[:8])
+    return training, held, [how, f"held out: {named}" + (" ..." if len(held) > 8 else "")]
+
+
+def _single_images(samples: list[Sample], share: float, seed: int) -> tuple[list[Sample], list[Sample]]:
+    """Hold out images at random, of those with objects, and leave at least one with objects to learn from."""
+    filled = sum(bool(sample.labels.any()) for sample in samples)
+    count = min(max(1, round(share * len(samples))), filled - 1)
+    order = np.random.default_rng(seed).permutation(len(samples))
+    ranked = sorted(order, key=lambda index: not samples[index].labels.any())
+    return [samples[index] for index in ranked[count:]], [samples[index] for index in ranked[:count]]
 
 
 def _halves(sample: Sample) -> tuple[Sample, Sample]:
@@ -161,13 +186,28 @@ def _halves(sample: Sample) -> tuple[Sample, Sample]:
 
 
 def _recipe_of(path: Path) -> Recipe:
-    """Read from a model's card how it was made."""
+    """Read from a model's card how it was made; refuse a model that cannot be trained on."""
     card = open_session(path, device="cpu").card
-    stored: dict[str, Any] = card.description_file["config"]["cellinfer"].get("recipe") or {}
+    ours: dict[str, Any] = card.description_file["config"]["cellinfer"]
+    if card.decoder == "mask-rcnn":
+        raise ModelError(
+            f"{path} is a Mask R-CNN, which cannot be fine-tuned: fine-tune one of {', '.join(RECIPES)} instead."
+        )
+    if ours.get("precision", "float32") != "float32":
+        raise ModelError(
+            f"{path} is an {ours['precision']} file, which cannot be trained on: fine-tune the floating-point model "
+            "that it was made from, and quantise the result."
+        )
+    stored: dict[str, Any] = ours.get("recipe") or {}
     if "augmentation" not in stored or "schedule" not in stored:
         raise ModelError(
             f"The card of {path} does not say how the model was made: only models of cellinfer_training can be "
             "fine-tuned. Train one with `python -m cellinfer_training train`."
+        )
+    if stored.get("task", "distance") not in TASKS:
+        raise ModelError(
+            f"{path} is of the kind {stored['task']!r}, which cannot be fine-tuned: choose a model of one of the kinds "
+            f"{', '.join(TASKS)}."
         )
     known = {f.name for f in fields(Recipe)}
     plain = {key: value for key, value in stored.items() if key in known}
@@ -176,14 +216,29 @@ def _recipe_of(path: Path) -> Recipe:
     kept = {f.name for f in fields(Augmentation)}
     plain["augmentation"] = Augmentation(**{k: v for k, v in stored["augmentation"].items() if k in kept})
     plain["schedule"] = Schedule(**stored["schedule"])
-    return Recipe(**plain)
+    recipe = Recipe(**plain)
+    missing = load_weights(recipe.make_network(), path)
+    if missing:
+        raise ModelError(
+            f"{path} cannot be fine-tuned: {len(missing)} of its layers, {missing[0]} first, are not those of its "
+            "card's recipe. Take a model as cellinfer_training exported it."
+        )
+    return recipe
 
 
 def _named(recipe: Recipe, name: str, folder: Path) -> Recipe:
     source = folder.resolve().name
     return replace(
-        recipe, name=name, summary=f"trained on images of {source}", description=f"Objects like those in {source}."
+        recipe,
+        name=name,
+        summary=f"trained on images of {source}",
+        description=f"Objects like those in {source}.",
+        modalities=(),
     )
+
+
+def _sets(samples: list[Sample], folder: Path) -> tuple[str, ...]:
+    return (f"{len(samples)} images of {folder.resolve().name}, licence unstated",)
 
 
 def _say(lines: list[str]) -> None:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from torch import nn
 
 from cellinfer_training.augment import Augmentation
-from cellinfer_training.data import Sample, load_dsb2018, load_pairs
+from cellinfer_training.cards import Provenance, describe
+from cellinfer_training.data import COLOURS, Sample, load_dsb2018, load_pairs
+from cellinfer_training.export import Deployed, export_model
 from cellinfer_training.loop import Schedule
 from cellinfer_training.networks import FieldNet, UNet
 from cellinfer_training.splits import assign_families, split_by_group
@@ -24,7 +28,7 @@ class Recipe:
     name, summary, description
         Of the model; the summary is the line in `cellinfer models list`.
     modalities
-        Kinds of DSB 2018 images it learns from; fluorescence brings BBBC039 along.
+        Kinds of DSB 2018 images it learns from; fluorescence brings BBBC039 along. None for a user's own images.
     task, network, width
         What is predicted (see `tasks`), and by which network.
     colour
@@ -54,7 +58,9 @@ class Recipe:
     @property
     def channels(self) -> tuple[str, ...]:
         """Input channels by meaning."""
-        return ("red", "green", "blue") if self.colour else ("DNA",)
+        if self.colour:
+            return COLOURS
+        return ("DNA",) if "fluorescence" in self.modalities else ("grey",)
 
     def make_task(self) -> Task:
         """Return what the network predicts."""
@@ -66,6 +72,18 @@ class Recipe:
         if self.network == "unet":
             return UNet(len(task.outputs), self.width, len(self.channels))
         return FieldNet(len(task.outputs), self.width, len(self.channels), task.stride)
+
+    def describe(self, evaluation: Mapping[str, Any], provenance: Provenance | None = None) -> dict[str, Any]:
+        """Return the card of the model, see `cards.describe`."""
+        return describe(self, evaluation, provenance)
+
+    def deploy(self, network: nn.Module) -> nn.Module:
+        """Return the network in torch with the inputs and outputs of its export."""
+        return Deployed(network, self.make_task().activate)
+
+    def export(self, network: nn.Module, card: Mapping[str, Any], path: Path) -> float:
+        """Write the network as ONNX, return how far it is from torch; see `export.export_model`."""
+        return export_model(network, card, path, self.make_task().activate)
 
 
 RECIPES: dict[str, Recipe] = {
@@ -130,7 +148,10 @@ def load(data: Path, recipe: Recipe) -> list[Sample]:
 
 
 def split(samples: list[Sample], recipe: Recipe) -> tuple[list[Sample], list[Sample]]:
-    """Divide each kind of image (source and size) by group into training and validation."""
+    """Divide each kind of image (source and size) by group into training and validation.
+
+    A group of several sizes that comes to lie on both sides is learnt from as a whole.
+    """
     train: list[Sample] = []
     held: list[Sample] = []
     for kind in sorted({(sample.source, sample.labels.shape) for sample in samples}):
@@ -138,7 +159,9 @@ def split(samples: list[Sample], recipe: Recipe) -> tuple[list[Sample], list[Sam
         parts = split_by_group(alike, recipe.validation, recipe.seed)
         train += parts[0]
         held += parts[1]
-    return train, held
+    learnt = {sample.group for sample in train}
+    train += [sample for sample in held if sample.group in learnt]
+    return train, [sample for sample in held if sample.group not in learnt]
 
 
 def shortened(recipe: Recipe, steps: int | None) -> Recipe:

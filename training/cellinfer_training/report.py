@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from cellinfer_training.assess import Score
+from cellinfer_training.cards import SELECTION
 from cellinfer_training.data import Sample
 
 _EXAMPLES = 8
@@ -38,7 +39,8 @@ def write_summary(path: Path, name: str, summary: Mapping[str, Mapping[str, floa
     """Write the figures by kind of image and what there is to remark, as Markdown."""
     columns = list(next(iter(summary.values())))
     rows = [f"| {source} | " + " | ".join(str(row[c]) for c in columns) + " |" for source, row in summary.items()]
-    head = [f"# {name}", "", "Held-out images, single view, object size estimated from each image.", ""]
+    how = "Held-out images, single view, object size estimated from each image."
+    head = [f"# {name}", "", f"{how} {SELECTION[0].upper()}{SELECTION[1:]}.", ""]
     table = [f"| set | {' | '.join(columns)} |", "|---|" + "---|" * len(columns), *rows, ""]
     picture = ["![curves and examples](report.png)", "", *(f"- {note}" for note in notes)]
     path.write_text("\n".join([*head, *table, *picture]) + "\n", encoding="utf-8")

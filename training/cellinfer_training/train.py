@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import shutil
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -13,17 +16,20 @@ from cellinfer.sessions import open_session
 
 from cellinfer_training.assess import assess, summarise
 from cellinfer_training.augment import Augmentation, CropSampler
-from cellinfer_training.cards import describe
+from cellinfer_training.cards import Provenance
 from cellinfer_training.data import Sample
-from cellinfer_training.export import Deployed, export_model, register
+from cellinfer_training.export import register
 from cellinfer_training.loop import Trainer, of_output, resume_step
-from cellinfer_training.networks import load_weights
+from cellinfer_training.networks import load_weights, settle_statistics
 from cellinfer_training.parity import contract
 from cellinfer_training.recipes import Recipe
 from cellinfer_training.report import draw_report, write_scores, write_summary
 
 _CHECKED = 24
 """Validation batches on which the averaged model is compared while training."""
+
+_SETTLING = 8
+"""Training batches that give the statistics of batch normalisation to a network that starts from exported weights."""
 
 _COMPARED = 40
 """Most validation images on which back-ends are compared."""
@@ -38,7 +44,7 @@ def train(
     start: Path | None = None,
     frozen_statistics: bool = False,
 ) -> None:
-    """Train, or go on training, in `folder`.
+    """Train, or go on training, in `folder`. A finished run is left as it is.
 
     Parameters
     ----------
@@ -54,9 +60,21 @@ def train(
         ONNX file whose weights training begins with, instead of the recipe's own.
     frozen_statistics
         See `Trainer`.
+
+    Raises
+    ------
+    InputError
+        If the folder holds a run of other settings, images or starting weights.
     """
     torch.manual_seed(recipe.seed)
     task, batch = recipe.make_task(), recipe.schedule.batch
+    if start is None and recipe.start is not None:
+        start = cellinfer_models.folder() / f"{recipe.start}.onnx"
+    identity = _identity(recipe, start, training, held)
+    done = resume_step(folder, identity)
+    if done >= recipe.schedule.steps:
+        print(f"{folder} holds this run, finished at step {done}: nothing to train")
+        return
     print(f"{len(training)} training images, {len(held)} validation images")
     plain = Augmentation(
         crop=recipe.augmentation.crop,
@@ -69,21 +87,28 @@ def train(
     )
     fixed = CropSampler(held, plain, recipe.seed, task.targets, task.scalar)
     # A continued run must not see the same crops again.
-    seed = recipe.seed + 1 + resume_step(folder)
-    sampler = CropSampler(training, recipe.augmentation, seed, task.targets, task.scalar)
+    sampler = CropSampler(training, recipe.augmentation, recipe.seed + 1 + done, task.targets, task.scalar)
     network = recipe.make_network()
-    if start is None and recipe.start is not None:
-        start = cellinfer_models.folder() / f"{recipe.start}.onnx"
-    if start is not None:
+    if start is not None and not done:
         left = load_weights(network, start)
         print(f"weights from {start.name}" + (f"; new: {', '.join(left)}" if left else ""))
+        if not frozen_statistics:
+            settle_statistics(network, [sampler.batch(batch)[0] for _ in range(_SETTLING)])
     validation = [fixed.batch(batch) for _ in range(_CHECKED)]
     objective = of_output(task.loss)
-    Trainer(network, objective, sampler, validation, folder, recipe.schedule, device, frozen_statistics).run()
+    Trainer(network, objective, sampler, validation, folder, recipe.schedule, device, frozen_statistics, identity).run()
+
+
+def _identity(recipe: Recipe, start: Path | None, training: list[Sample], held: list[Sample]) -> str:
+    """Return a digest of all that decides a run: settings, starting weights, names of images."""
+    settings = {k: v for k, v in asdict(recipe).items() if k not in ("name", "summary", "description")}
+    weights = None if start is None else hashlib.sha256(start.read_bytes()).hexdigest()
+    images = [sorted((sample.source, sample.name) for sample in side) for side in (training, held)]
+    return hashlib.sha256(json.dumps([settings, weights, images], sort_keys=True).encode()).hexdigest()
 
 
 def finish(
-    recipe: Recipe, held: list[Sample], folder: Path, sets: Sequence[str] | None = None, notes: Sequence[str] = ()
+    recipe: Recipe, held: list[Sample], folder: Path, provenance: Provenance | None = None, notes: Sequence[str] = ()
 ) -> Path:
     """Export the best model of a training run, score it on the validation images and write the report.
 
@@ -91,8 +116,8 @@ def finish(
     ----------
     recipe, held, folder
         As in `train`.
-    sets
-        What it was trained on, for the card; None takes the recipe's public sets.
+    provenance
+        What it was learnt from, for the card; None is a bundled model, made from the recipe's public sets.
     notes
         Remarks for the report.
 
@@ -101,23 +126,22 @@ def finish(
     Path
         The ONNX file; `scores.csv`, `report.md` and `report.png` lie beside it.
     """
-    network, task = recipe.make_network(), recipe.make_task()
+    network = recipe.make_network()
     best = torch.load(folder / "best.pt", map_location="cpu", weights_only=True)
     network.load_state_dict(best["network"])
     path = folder / f"{recipe.name}.onnx"
-    export_model(network, describe(recipe, {}, sets), path, task.activate)
+    recipe.export(network, recipe.describe({}, provenance), path)
     session = open_session(path, device="cpu")
     scores = assess(session, held)
     write_scores(scores, folder / "scores.csv")
     draw_report(folder, scores, held, session)
     summary = summarise(scores)
     evaluation: dict[str, Any] = {"validation": summary, "step": int(best["step"])}
-    card = describe(recipe, evaluation, sets)
-    deployed = Deployed(network, task.activate)
-    parity = contract(deployed, path, held[:_COMPARED], strict=sets is None)
+    card = recipe.describe(evaluation, provenance)
+    parity = contract(recipe.deploy(network), path, held[:_COMPARED], strict=provenance is None)
     card["config"]["cellinfer"]["parity"] = parity
     breaches = [figures["breach"] for figures in parity.values() if "breach" in figures]
-    difference = export_model(network, card, path, task.activate)
+    difference = recipe.export(network, card, path)
     notes = [*notes, *breaches, f"torch and onnxruntime differ by {difference:.1e}"]
     write_summary(folder / "report.md", recipe.name, summary, notes)
     for breach in breaches:

@@ -6,9 +6,9 @@ the number of objects is only known at run time, is written in ONNX's own text f
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
@@ -21,12 +21,14 @@ from cellinfer.sessions import open_session
 from onnx import TensorProto, compose, helper, parser
 from torch import Tensor, nn
 
-from cellinfer_training.cards import describe
+from cellinfer_training.cards import Provenance, lay_out
 from cellinfer_training.export import OPSET, quiet, write_model
 from cellinfer_training.maskrcnn.boxes import anchors, clip, decode, overlaps
 from cellinfer_training.maskrcnn.detection import CANDIDATES, Settings, detect
 from cellinfer_training.maskrcnn.network import BOX_BINS, BOX_STRIDE, MASK_BINS, MASK_STRIDE, MaskRcnn
-from cellinfer_training.maskrcnn.training import MaskRcnnRecipe
+
+if TYPE_CHECKING:
+    from cellinfer_training.maskrcnn.training import MaskRcnnRecipe
 
 TOLERANCE = 0.02
 """Largest share of objects without a partner in the other engine that an export may have.
@@ -187,22 +189,21 @@ def build_graph(network: MaskRcnn, channels: int) -> onnx.ModelProto:
 
 
 def describe_mask_rcnn(
-    recipe: MaskRcnnRecipe, evaluation: Mapping[str, Any], sets: Sequence[str] | None = None
+    recipe: MaskRcnnRecipe, evaluation: Mapping[str, Any], provenance: Provenance | None = None
 ) -> dict[str, Any]:
     """Return the card, as `cellinfer_training.cards.describe` does, for a network that gives objects."""
-    card = describe(recipe, evaluation, sets)
     objects = {"type": "index", "id": "object", "size": {"min": 0}}
     corners = {"type": "channel", "channel_names": ["top", "left", "bottom", "right"]}
     side = [{"type": "space", "id": axis, "size": 2 * MASK_BINS} for axis in "yx"]
     axes = dict(zip(OUTPUTS, ([objects, corners], [objects], [objects, *side]), strict=True))
-    card["outputs"] = [{"id": name, "axes": axes[name], "data": {"type": "float32"}} for name in OUTPUTS]
-    card["config"]["cellinfer"] |= {
+    outputs = [{"id": name, "axes": axes[name], "data": {"type": "float32"}} for name in OUTPUTS]
+    running = {
         "decoder": {"kind": "mask-rcnn", "options": Settings()._asdict()},
         "multiple": MaskRcnn.multiple,
         "tile": _TILE,
         "halo": _HALO,
     }
-    return card
+    return lay_out(recipe, outputs, running, evaluation, provenance)
 
 
 def _exported(
