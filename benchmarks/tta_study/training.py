@@ -12,17 +12,12 @@ import torch
 from cellinfer.errors import InputError
 from cellinfer.files import durable
 from cellinfer_training.augment import Augmentation
-from cellinfer_training.cards import describe
-from cellinfer_training.export import export_model
 from cellinfer_training.loop import Batch, Schedule, Trainer, of_output, resume_step
 from cellinfer_training.losses import semantic_loss
 from cellinfer_training.maskrcnn import training as maskrcnn
-from cellinfer_training.maskrcnn.export import describe_mask_rcnn, export_mask_rcnn
-from cellinfer_training.maskrcnn.network import MaskRcnn
-from cellinfer_training.maskrcnn.training import MaskRcnnRecipe, StagedSchedule, StagedTrainer, as_plane
+from cellinfer_training.maskrcnn.training import StagedSchedule, StagedTrainer, as_plane
 from cellinfer_training.recipes import Recipe
 from cellinfer_training.targets import semantic_fields
-from torch import nn
 
 from benchmarks.tta_study.images import DIAMETER, PublishedCrops, load, split
 from benchmarks.tta_study.plan import Run
@@ -158,17 +153,13 @@ def _optimise(
 
 def _export(run: Run, folder: Path, step: int) -> None:
     recipe = make_recipe(run)
-    network: nn.Module = recipe.make_network()
+    network = recipe.make_network()
     network.load_state_dict(torch.load(_weights(folder, step), map_location="cpu", weights_only=True))
     path = model_path(folder, step)
-    if isinstance(network, MaskRcnn):
-        assert isinstance(recipe, MaskRcnnRecipe)
-        export_mask_rcnn(network, describe_mask_rcnn(recipe, {"step": step}), path)
-    else:
-        card = describe(recipe, {"step": step})
-        # As published: a threshold, and what is connected is one object.
-        card["config"]["cellinfer"]["decoder"] = {"kind": "semantic", "options": {"foreground": 0.5}}
-        export_model(network, card, path)
+    card = recipe.describe({"step": step})
+    if recipe.task == "semantic":  # as published: a threshold, and what is connected is one object
+        card["config"]["cellinfer"]["decoder"]["options"] = {"foreground": 0.5}
+    recipe.export(network, card, path)
 
 
 def _weights(folder: Path, step: int) -> Path:

@@ -142,14 +142,28 @@ def _matched(
 
 
 def torch_session(network: nn.Module, session: Session) -> Session:
-    """Return a session that runs a torch network (as deployed: probabilities, not logits) in place of its export."""
+    """Return a session that runs a torch network in place of its export.
+
+    Parameters
+    ----------
+    network
+        As deployed: from an image, and settings by name if it takes some, to what its decoder takes.
+    session
+        Its export.
+    """
     deployed = network.eval()
 
-    def run(names: Any, feed: dict[str, NDArray[np.float32]]) -> list[NDArray[np.float32]]:
+    def run(names: Any, feed: dict[str, NDArray[Any]]) -> list[NDArray[np.float32]]:
+        image, settings = feed["image"], {name: value for name, value in feed.items() if name != "image"}
         with torch.no_grad():
-            return [deployed(torch.from_numpy(feed["image"])).numpy()]
+            found = deployed(torch.from_numpy(image), **settings)
+        return [part.numpy() for part in (found if isinstance(found, tuple) else (found,))]
 
-    engine = SimpleNamespace(get_inputs=lambda: [SimpleNamespace(name="image")], run=run)
+    engine = SimpleNamespace(
+        get_inputs=lambda: [SimpleNamespace(name="image")],
+        get_overridable_initializers=session._engine.get_overridable_initializers,
+        run=run,
+    )
     return dataclasses.replace(session, _engine=engine)
 
 

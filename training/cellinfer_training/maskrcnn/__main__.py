@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
 import typer
+from cellinfer.errors import CellinferError
 
 from cellinfer_training.maskrcnn.training import FLUORESCENCE, TISSUE, StagedSchedule, divide, train
+from cellinfer_training.train import finish
+from cellinfer_training.train import release as enter
 
 
 def main(
@@ -27,6 +31,7 @@ def main(
         bool, typer.Option(help="The published staged schedule instead of a cosine; see StagedSchedule.")
     ] = False,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    release: Annotated[bool, typer.Option(help="Also put the model into cellinfer_models and its registry.")] = False,
 ) -> None:
     """Train a Mask R-CNN from random weights, score it on held-out families of images, export it to ONNX."""
     recipe = TISSUE if tissue else FLUORESCENCE
@@ -34,11 +39,15 @@ def main(
     recipe = replace(recipe, schedule=replace(schedule, steps=steps), share=share, validation=validation, seed=seed)
     training, held = divide(data, recipe)
     train(recipe, training, held, out, device)
-    from cellinfer_training.maskrcnn.finishing import finish
-
     path = finish(recipe, held, out)
     typer.echo(f"model   {path}\nreport  {out / 'report.md'}, report.png, scores.csv, log.csv")
+    if release:
+        typer.echo(f"released as {enter(path, recipe.summary)}")
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    try:
+        typer.run(main)
+    except CellinferError as error:
+        typer.echo(f"error: {error}", err=True)
+        sys.exit(1)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from cellinfer.decoders.mask_rcnn import Detections
-from torch import Tensor
+from numpy.typing import NDArray
+from torch import Tensor, nn
 
 from cellinfer_training.maskrcnn.boxes import anchors, clip, decode
 from cellinfer_training.maskrcnn.losses import propose
@@ -58,6 +59,19 @@ def detect(network: MaskRcnn, image: Tensor, settings: Settings | None = None) -
     boxes, scores = boxes[kept], scores[kept]
     masks = network.draw(roi_align(features.fine, boxes, _first(boxes), MASK_BINS, MASK_STRIDE))
     return Detections(boxes.numpy(), scores.numpy(), torch.sigmoid(masks).numpy())
+
+
+class Detector(nn.Module):
+    """The network with the inputs and outputs of its exported file."""
+
+    def __init__(self, network: MaskRcnn) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, image: Tensor, **settings: NDArray[Any]) -> tuple[Tensor, ...]:
+        """Return boxes, scores and masks; settings, see `Settings`, are arrays of one number."""
+        given = {name: value.item() for name, value in settings.items()}
+        return tuple(torch.from_numpy(part) for part in detect(self.network, image, Settings(**given)))
 
 
 def _first(boxes: Tensor) -> Tensor:

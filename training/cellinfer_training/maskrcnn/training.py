@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,8 +13,11 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from cellinfer_training.augment import Augmentation, CropSampler
+from cellinfer_training.cards import Provenance
 from cellinfer_training.data import Sample
 from cellinfer_training.loop import Schedule, Trainer, resume_step
+from cellinfer_training.maskrcnn.detection import Detector
+from cellinfer_training.maskrcnn.export import describe_mask_rcnn, export_mask_rcnn
 from cellinfer_training.maskrcnn.losses import losses
 from cellinfer_training.maskrcnn.network import MaskRcnn
 from cellinfer_training.recipes import Recipe, load, split
@@ -51,6 +56,8 @@ class MaskRcnnRecipe(Recipe):
         Share of the training images that are used.
     """
 
+    task: str = "mask-rcnn"
+    network: str = "mask-rcnn"
     features: int = 64
     share: float = 1.0
     schedule: Schedule = field(default_factory=lambda: Schedule(steps=6_000, batch=4, rate=1e-3))
@@ -58,6 +65,20 @@ class MaskRcnnRecipe(Recipe):
     def make_network(self) -> MaskRcnn:
         """Return the network with random weights."""
         return MaskRcnn(len(self.channels), self.width, self.features)
+
+    def describe(self, evaluation: Mapping[str, Any], provenance: Provenance | None = None) -> dict[str, Any]:
+        """Return the card of the model."""
+        return describe_mask_rcnn(self, evaluation, provenance)
+
+    def deploy(self, network: nn.Module) -> nn.Module:
+        """Return the network in torch with the inputs and outputs of its export."""
+        assert isinstance(network, MaskRcnn)
+        return Detector(network)
+
+    def export(self, network: nn.Module, card: Mapping[str, Any], path: Path) -> float:
+        """Write the network as ONNX, return the share of objects that only one of it and torch finds."""
+        assert isinstance(network, MaskRcnn)
+        return export_mask_rcnn(network, card, path)
 
 
 FLUORESCENCE = MaskRcnnRecipe(
