@@ -204,11 +204,6 @@ def _recipe_of(path: Path) -> Recipe:
             f"The card of {path} does not say how the model was made: only models of cellinfer_training can be "
             "fine-tuned. Train one with `python -m cellinfer_training train`."
         )
-    if stored.get("task", "distance") not in TASKS:
-        raise ModelError(
-            f"{path} is of the kind {stored['task']!r}, which cannot be fine-tuned: choose a model of one of the kinds "
-            f"{', '.join(TASKS)}."
-        )
     known = {f.name for f in fields(Recipe)}
     plain = {key: value for key, value in stored.items() if key in known}
     plain |= {"name": card.name, "summary": card.description, "description": card.description}
