@@ -34,6 +34,8 @@ from cellinfer_training.maskrcnn.training import (
     objective,
     train,
 )
+from cellinfer_training.parity import LIMITS, torch_session
+from cellinfer_training.parity import agreement as parity
 from onnx import TensorProto, helper
 
 from tests.conftest import draw_cells
@@ -203,6 +205,17 @@ def test_the_card_names_the_outputs(exported: Session) -> None:
     assert exported.card.outputs == ("boxes", "scores", "masks")
     assert exported.card.decoder == "mask-rcnn"
     assert exported.card.golden["input_sha256"]
+    recipe = exported.card.description_file["config"]["cellinfer"]["recipe"]
+    assert (recipe["task"], recipe["network"]) == ("mask-rcnn", "mask-rcnn")
+
+
+def test_torch_in_place_of_the_export_finds_the_same_objects(
+    trained: tuple[MaskRcnn, list[float]], exported: Session
+) -> None:
+    original = torch_session(SMALL.deploy(trained[0]), exported)
+    found = parity(exported, original, [sample(2)])
+    assert found.objects > 5
+    found.check(LIMITS["torch"], "torch and onnxruntime")
 
 
 def labels_of(session: Session, image: np.ndarray, **options: float) -> np.ndarray:

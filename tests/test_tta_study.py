@@ -37,7 +37,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     rows = []
     for number in range(15):
         modality = "fluorescence" if number < 9 else "tissue"
-        field = draw_cells(number, (96 + 8 * number, 120), 9.0 + number % 3)
+        field = draw_cells(number, (64 + 4 * number, 96), 9.0 + number % 3)
         pixels = (255.0 * field["DNA"] / field["DNA"].max()).astype(np.uint8)
         if modality == "tissue":
             pixels = 255 - np.stack([pixels // 3, pixels, pixels // 2], axis=-1)
@@ -57,7 +57,7 @@ def study(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("study")
     for run in (UNET, MASKRCNN):
         training.train(run, data, out)
-    scoring.score(data, out, images=3)
+    scoring.score(data, out, images=2)
     return out
 
 
@@ -156,7 +156,7 @@ def test_scoring_goes_on_after_a_torn_row(study: Path, data: Path) -> None:
     table = folder / "scores.csv"
     table.write_text(table.read_text()[:-20])  # stopped in the middle of the last row
     assert len(scoring.read_scores(folder)) == len(before) - 1
-    scoring.score(data, study, images=3)
+    scoring.score(data, study, images=2)
     assert {(s.step, s.views, s.image): s.map_dsb for s in scoring.read_scores(folder)} == before
 
 
