@@ -6,7 +6,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +15,11 @@ import torch
 from cellinfer.sessions import open_session
 
 from cellinfer_training.assess import assess, summarise
-from cellinfer_training.augment import Augmentation, CropSampler
+from cellinfer_training.augment import CropSampler, Targets
 from cellinfer_training.cards import Provenance
 from cellinfer_training.data import Sample
 from cellinfer_training.export import register
-from cellinfer_training.loop import Trainer, of_output, resume_step
+from cellinfer_training.loop import Batch, Trainer, of_output, resume_step
 from cellinfer_training.networks import load_weights, settle_statistics
 from cellinfer_training.parity import contract
 from cellinfer_training.recipes import Recipe
@@ -76,27 +76,35 @@ def train(
         print(f"{folder} holds this run, finished at step {done}: nothing to train")
         return
     print(f"{len(training)} training images, {len(held)} validation images")
-    plain = Augmentation(
-        crop=recipe.augmentation.crop,
-        diameter=recipe.augmentation.diameter,
-        scale=1.15,
-        anisotropy=0.02,
-        mosaic=0.0,
-        empty=0.0,
-        stain=0.0,
-    )
-    fixed = CropSampler(held, plain, recipe.seed, task.targets, task.scalar)
-    # A continued run must not see the same crops again.
-    sampler = CropSampler(training, recipe.augmentation, recipe.seed + 1 + done, task.targets, task.scalar)
+    sampler, validation = crops(recipe, training, held, done, task.targets, task.scalar)
     network = recipe.make_network()
     if start is not None and not done:
         left = load_weights(network, start)
         print(f"weights from {start.name}" + (f"; new: {', '.join(left)}" if left else ""))
         if not frozen_statistics:
             settle_statistics(network, [sampler.batch(batch)[0] for _ in range(_SETTLING)])
-    validation = [fixed.batch(batch) for _ in range(_CHECKED)]
     objective = of_output(task.loss)
     Trainer(network, objective, sampler, validation, folder, recipe.schedule, device, frozen_statistics, identity).run()
+
+
+def crops(
+    recipe: Recipe, training: list[Sample], held: list[Sample], done: int, targets: Targets, scalar: bool
+) -> tuple[CropSampler, list[Batch]]:
+    """Return what draws training crops, and the fixed validation batches, which are hardly varied.
+
+    Parameters
+    ----------
+    recipe, training, held
+        As in `train`.
+    done
+        Steps already taken: a continued run must not see the same crops again.
+    targets, scalar
+        See `CropSampler`.
+    """
+    plain = replace(recipe.augmentation, scale=1.15, anisotropy=0.02, mosaic=0.0, empty=0.0, stain=0.0)
+    fixed = CropSampler(held, plain, recipe.seed, targets, scalar)
+    sampler = CropSampler(training, recipe.augmentation, recipe.seed + 1 + done, targets, scalar)
+    return sampler, [fixed.batch(recipe.schedule.batch) for _ in range(_CHECKED)]
 
 
 def _identity(recipe: Recipe, start: Path | None, training: list[Sample], held: list[Sample]) -> str:

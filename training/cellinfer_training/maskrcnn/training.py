@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from cellinfer_training.augment import Augmentation, CropSampler
+from cellinfer_training.augment import Augmentation
 from cellinfer_training.cards import Provenance
 from cellinfer_training.data import Sample
 from cellinfer_training.loop import Schedule, Trainer, resume_step
@@ -21,9 +21,7 @@ from cellinfer_training.maskrcnn.export import describe_mask_rcnn, export_mask_r
 from cellinfer_training.maskrcnn.losses import losses
 from cellinfer_training.maskrcnn.network import MaskRcnn
 from cellinfer_training.recipes import Recipe, load, split
-
-_CHECKED = 24
-"""Validation batches on which the averaged model is compared."""
+from cellinfer_training.train import crops
 
 
 @dataclass(frozen=True)
@@ -122,11 +120,7 @@ def train(
     """
     torch.manual_seed(recipe.seed)
     print(f"{len(training)} training images, {len(held)} validation images")
-    plain = replace(recipe.augmentation, scale=1.15, anisotropy=0.02, mosaic=0.0, empty=0.0, stain=0.0)
-    fixed = CropSampler(held, plain, recipe.seed, as_plane, scalar=False)
-    # A continued run must not see the same crops again.
-    sampler = CropSampler(training, recipe.augmentation, recipe.seed + 1 + resume_step(folder), as_plane, scalar=False)
-    validation = [fixed.batch(recipe.schedule.batch) for _ in range(_CHECKED)]
+    sampler, validation = crops(recipe, training, held, resume_step(folder), as_plane, scalar=False)
     StagedTrainer(recipe.make_network(), objective, sampler, validation, folder, recipe.schedule, device).run()
 
 
