@@ -30,8 +30,10 @@ import onnx
 from cellinfer_training import quantise as recipe
 from cellinfer_training.data import Sample, normalise
 from cellinfer_training.export import register_variant
-from cellinfer_training.graphs import multiply_adds, rewrite
+from cellinfer_training.graphs import halve, multiply_adds, rewrite, widen
+from cellinfer_training.networks import load_weights
 from cellinfer_training.quantise import PLANS, calibration_crops, quantise
+from cellinfer_training.recipes import RECIPES
 
 
 def samples(first: int, number: int) -> list[Sample]:
@@ -89,6 +91,33 @@ def test_rewriting_changes_the_graph_but_not_the_network(bundled: onnx.ModelProt
     last = [node for node in rewritten.graph.node if node.op_type == "Conv"][-1]
     assert weights[last.input[1]][0] == 16  # the widened head
     assert kinds.count("Conv") == 1 + [node.op_type for node in bundled.graph.node].count("Conv")
+
+
+def test_weights_in_16_bits_halve_the_file_and_hardly_change_the_network(
+    bundled: onnx.ModelProto, session: Session, tmp_path: Path
+) -> None:
+    small = halve(bundled)
+    onnx.checker.check_model(small)
+    assert small.ByteSize() < 0.56 * bundled.ByteSize()
+    image = np.random.default_rng(0).random((1, 1, 64, 96), np.float32)
+    path = tmp_path / "half.onnx"
+    path.write_bytes(small.SerializeToString())
+    np.testing.assert_allclose(open_session(path, "cpu", 1).run(image), session.run(image), atol=0.01)
+    network = RECIPES["nuclei"].make_network()
+    assert load_weights(network, path) == []
+    (first,) = (t for t in bundled.graph.initializer if t.name == "network.stem.0.weight")
+    rounded = onnx.numpy_helper.to_array(first).astype(np.float16).astype(np.float32)
+    np.testing.assert_array_equal(next(network.parameters()).detach().numpy(), rounded)
+
+
+def test_widening_undoes_halving_and_leaves_others_alone(bundled: onnx.ModelProto) -> None:
+    assert widen(bundled) == bundled
+    rounded = widen(halve(bundled))
+    assert [n.SerializeToString() for n in rounded.graph.node] == [n.SerializeToString() for n in bundled.graph.node]
+    names = [t.name for t in bundled.graph.initializer]
+    assert [t.name for t in rounded.graph.initializer] == names
+    assert multiply_adds(halve(bundled)) == multiply_adds(bundled)
+    assert widen(halve(rounded)) == rounded
 
 
 def test_multiply_adds_of_one_convolution() -> None:

@@ -22,9 +22,13 @@ from cellinfer.sessions import open_session
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from cellinfer_training.graphs import halve
+
 OPSET = 18
 TOLERANCE = 1e-4
 """Largest difference between torch and onnxruntime (probabilities) that an export may have."""
+ROUNDED = 0.02
+"""The same, for weights in 16 bits."""
 
 
 class Deployed(nn.Module):
@@ -45,6 +49,7 @@ def export_model(
     description: Mapping[str, Any],
     path: Path,
     activate: Callable[[Tensor], Tensor] = torch.sigmoid,
+    half: bool = False,
 ) -> float:
     """Write a network as ONNX with its card inside, and the card beside it as YAML.
 
@@ -58,6 +63,8 @@ def export_model(
         The `.onnx` file to write; its card goes to the same name with `.yaml`.
     activate
         From logits to what the decoder takes; becomes part of the graph.
+    half
+        Whether the file keeps weights in 16 bits, see `graphs.halve`.
 
     Returns
     -------
@@ -67,7 +74,7 @@ def export_model(
     Raises
     ------
     RuntimeError
-        If the difference exceeds `TOLERANCE`; nothing is left behind then.
+        If the difference exceeds `TOLERANCE`, or `ROUNDED` with weights in 16 bits; nothing is left behind then.
     """
     card = parse_card(description, path.stem)
     deployed = Deployed(network, activate).eval()
@@ -86,7 +93,9 @@ def export_model(
             verbose=False,
         )
     assert program is not None
-    return write_model(program.model_proto, description, path, lambda partial: _parity(deployed, partial))
+    model = halve(program.model_proto) if half else program.model_proto
+    tolerance = ROUNDED if half else TOLERANCE
+    return write_model(model, description, path, lambda partial: _parity(deployed, partial), tolerance)
 
 
 def write_model(

@@ -1,7 +1,7 @@
-"""Equal graphs that run faster: rewritings of an exported network for the engine's 8-bit kernels.
+"""Rewritings of an exported network: equal graphs that run faster in 8 bit, and files of half the size.
 
-None changes what the network computes; `rewrite` proves that on random input. Each is left out where a network does not
-have the pattern.
+None of those for 8 bit changes what the network computes; `rewrite` proves that on random input. Each is left out where
+a network does not have the pattern.
 """
 
 from __future__ import annotations
@@ -18,6 +18,9 @@ TOLERANCE = 1e-4
 """Largest difference (probabilities) that a rewriting may make."""
 _FULL_KERNEL = 16
 """Fewest output channels for which onnxruntime takes its fast 8-bit convolution; with fewer it is twice as slow."""
+_LARGE = 256
+"""Fewest numbers of a tensor that `halve` keeps in 16 bits."""
+_HALF = ".half"
 
 
 def rewrite(model: ModelProto) -> ModelProto:
@@ -33,8 +36,7 @@ def rewrite(model: ModelProto) -> ModelProto:
     RuntimeError
         If the result is not equal, which means a mistake here.
     """
-    result = ModelProto()
-    result.CopyFrom(model)
+    result = widen(model)
     _anchor_layout(result)
     _widen_head(result)
     del result.graph.value_info[:]  # shapes of tensors that are no more
@@ -43,6 +45,50 @@ def rewrite(model: ModelProto) -> ModelProto:
     difference = _difference(model, result)
     if difference > TOLERANCE:
         raise RuntimeError(f"the rewritten network differs from the exported one by {difference:.2g}")
+    return result
+
+
+def halve(model: ModelProto) -> ModelProto:
+    """Return a network that keeps its large weights in 16 bits and widens them when it is loaded.
+
+    The file has half the size; the engine computes in 32 bits, as before and as fast, with weights rounded to 11 bits.
+
+    Parameters
+    ----------
+    model
+        A network with weights in float32.
+    """
+    result = ModelProto()
+    result.CopyFrom(model)
+    casts = []
+    for tensor in result.graph.initializer:
+        if tensor.data_type != TensorProto.FLOAT or np.prod(tensor.dims) < _LARGE:
+            continue
+        name, values = tensor.name, numpy_helper.to_array(tensor)
+        tensor.CopyFrom(numpy_helper.from_array(values.astype(np.float16), f"{name}{_HALF}"))
+        casts.append(helper.make_node("Cast", [tensor.name], [name], name=tensor.name, to=TensorProto.FLOAT))
+    nodes = [*casts, *result.graph.node]
+    del result.graph.node[:]
+    result.graph.node.extend(nodes)
+    return result
+
+
+def widen(model: ModelProto) -> ModelProto:
+    """Return a network whose weights are plain float32 again, under their own names; `halve` undone but for rounding.
+
+    Parameters
+    ----------
+    model
+        A network from `halve`; any other comes back as it is.
+    """
+    result = ModelProto()
+    result.CopyFrom(model)
+    casts = {n.input[0]: n for n in result.graph.node if n.op_type == "Cast" and n.input[0].endswith(_HALF)}
+    for tensor in result.graph.initializer:
+        if (cast := casts.get(tensor.name)) is not None:
+            values = numpy_helper.to_array(tensor).astype(np.float32)
+            tensor.CopyFrom(numpy_helper.from_array(values, cast.output[0]))
+            result.graph.node.remove(cast)
     return result
 
 
@@ -75,6 +121,7 @@ def multiply_adds(model: ModelProto, side: int = 256) -> float:
     side
         Height and width of the image on which they are counted; one that the network takes.
     """
+    model = widen(model)
     observed = ModelProto()
     observed.CopyFrom(model)
     places = {

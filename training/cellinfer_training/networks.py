@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 from torch import Tensor, nn
 
+from cellinfer_training.graphs import widen
+
 
 def convolution(inputs: int, outputs: int, side: int = 3, stride: int = 1) -> nn.Sequential:
     """Return a convolution, batch normalisation and rectification; the size divides by the stride."""
@@ -160,7 +162,9 @@ def load_weights(network: nn.Module, path: Path) -> list[str]:
     list of str
         Names of parameters that the file lacks or has in another shape, left as they were.
     """
-    stored = {i.name.removeprefix("network."): numpy_helper.to_array(i) for i in onnx.load(path).graph.initializer}
+    stored = {
+        i.name.removeprefix("network."): numpy_helper.to_array(i) for i in widen(onnx.load(path)).graph.initializer
+    }
     left: list[str] = []
     with torch.no_grad():
         for name, child in network.named_modules():

@@ -39,6 +39,8 @@ class Recipe:
         Of the split and all that is random; share of images held out.
     augmentation, schedule
         How images are varied, and how long and how fast to train.
+    half
+        Whether the exported file keeps weights in 16 bits: half the size, same speed.
     """
 
     name: str
@@ -54,6 +56,7 @@ class Recipe:
     validation: float = 0.15
     augmentation: Augmentation = field(default_factory=Augmentation)
     schedule: Schedule = field(default_factory=lambda: Schedule(steps=14_000))
+    half: bool = False
 
     @property
     def channels(self) -> tuple[str, ...]:
@@ -83,7 +86,7 @@ class Recipe:
 
     def export(self, network: nn.Module, card: Mapping[str, Any], path: Path) -> float:
         """Write the network as ONNX, return how far it is from torch; see `export.export_model`."""
-        return export_model(network, card, path, self.make_task().activate)
+        return export_model(network, card, path, self.make_task().activate, self.half)
 
 
 RECIPES: dict[str, Recipe] = {
@@ -100,6 +103,7 @@ RECIPES: dict[str, Recipe] = {
             "Nuclei in fluorescence microscopy (DNA stain), 8 and 16 bit, 10x to 40x; the larger network.",
             width=32,
             schedule=Schedule(steps=7_000),
+            half=True,
         ),
         Recipe(
             "nuclei-tissue",
@@ -111,6 +115,7 @@ RECIPES: dict[str, Recipe] = {
             start="nuclei-accurate",
             augmentation=Augmentation(stain=0.4, mosaic=0.2),
             schedule=Schedule(steps=4_000, rate=1.5e-3),
+            half=True,
         ),
         Recipe(
             "unet",

@@ -109,7 +109,8 @@ def crops(
 
 def _identity(recipe: Recipe, start: Path | None, training: list[Sample], held: list[Sample]) -> str:
     """Return a digest of all that decides a run: settings, starting weights, names of images."""
-    settings = {k: v for k, v in asdict(recipe).items() if k not in ("name", "summary", "description")}
+    of_file = ("name", "summary", "description", "half")
+    settings = {k: v for k, v in asdict(recipe).items() if k not in of_file}
     weights = None if start is None else hashlib.sha256(start.read_bytes()).hexdigest()
     images = [sorted((sample.source, sample.name) for sample in side) for side in (training, held)]
     return hashlib.sha256(json.dumps([settings, weights, images], sort_keys=True).encode()).hexdigest()
