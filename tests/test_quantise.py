@@ -59,8 +59,9 @@ def with_variant(eight_bit: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     """A registry in which `nuclei` has an int8 variant, and a kernel cache of its own."""
     folder = tmp_path / "models"
     folder.mkdir()
-    for file in ("nuclei.onnx", "registry.json"):
-        (folder / file).write_bytes((cellinfer_models.folder() / file).read_bytes())
+    (folder / "nuclei.onnx").write_bytes((cellinfer_models.folder() / "nuclei.onnx").read_bytes())
+    registered = json.loads((cellinfer_models.folder() / "registry.json").read_text(encoding="utf-8"))
+    (folder / "registry.json").write_text(json.dumps({"nuclei": registered["nuclei"]}), encoding="utf-8")
     (folder / eight_bit.name).write_bytes(eight_bit.read_bytes())
     register_variant(folder / eight_bit.name, "nuclei", "int8")
     cellinfer_models.registry.cache_clear()
@@ -250,7 +251,7 @@ def test_a_folder_begun_in_int8_is_done_again_on_a_gpu(
 
 def test_every_precision_is_verified_and_listed(with_variant: Path, tmp_path: Path) -> None:
     listed = CliRunner().invoke(app, ["models", "list"], env={"COLUMNS": "200"})
-    assert re.search(r"nuclei .* \d\.\d MB, int8 \d\.\d MB", listed.stdout)
+    assert re.search(r"nuclei .*\n.* \d\.\d MB, int8 \d\.\d MB", listed.stdout)
     verified = CliRunner().invoke(app, ["models", "verify"])
     assert [line.split(",")[0] for line in verified.stdout.splitlines()] == ["nuclei: float32", "nuclei: int8"]
     own = tmp_path / "own.onnx"

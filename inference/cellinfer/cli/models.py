@@ -24,19 +24,15 @@ def list_models() -> None:
 
     from cellinfer.models import bundled
 
-    table = Table("model", "version", "channels", "decoder", "diameter", "size", "licence", "for", box=None)
+    table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
+    table.add_column(no_wrap=True, style="bold")
+    table.add_column()
     for found in bundled():
         card = found.card
-        table.add_row(
-            card.name,
-            card.version,
-            ", ".join(card.channels),
-            card.decoder,
-            f"{card.diameter:g} px",
-            ", ".join([_megabytes(found.size), *(f"{name} {_megabytes(n)}" for name, n in found.variants.items())]),
-            card.license,
-            found.summary,
-        )
+        sizes = [_megabytes(found.size), *(f"{name} {_megabytes(n)}" for name, n in found.variants.items())]
+        inputs = f"{', '.join(card.channels)} in, objects of {card.diameter:g} px, {card.decoder} decoder"
+        table.add_row(card.name, found.summary)
+        table.add_row("", f"[dim]{card.version}, {', '.join(sizes)}, {inputs}, {card.license}[/dim]")
     Console().print(table)
 
 
