@@ -70,7 +70,7 @@ def train(
     task, batch = recipe.make_task(), recipe.schedule.batch
     if start is None and recipe.start is not None:
         start = cellinfer_models.folder() / f"{recipe.start}.onnx"
-    identity = _identity(recipe, start, training, held)
+    identity = identify(recipe, start, training, held)
     done = resume_step(folder, identity)
     if done >= recipe.schedule.steps:
         print(f"{folder} holds this run, finished at step {done}: nothing to train")
@@ -107,8 +107,14 @@ def crops(
     return sampler, [fixed.batch(recipe.schedule.batch) for _ in range(_CHECKED)]
 
 
-def _identity(recipe: Recipe, start: Path | None, training: list[Sample], held: list[Sample]) -> str:
-    """Return a digest of all that decides a run: settings, starting weights, names of images."""
+def identify(recipe: Recipe, start: Path | None, training: list[Sample], held: list[Sample]) -> str:
+    """Return a digest of all that decides a run: settings, starting weights, names of images.
+
+    Parameters
+    ----------
+    recipe, start, training, held
+        As in `train`.
+    """
     of_file = ("name", "summary", "description", "half")
     settings = {k: v for k, v in asdict(recipe).items() if k not in of_file}
     weights = None if start is None else hashlib.sha256(start.read_bytes()).hexdigest()

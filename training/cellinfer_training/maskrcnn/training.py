@@ -21,7 +21,7 @@ from cellinfer_training.maskrcnn.export import describe_mask_rcnn, export_mask_r
 from cellinfer_training.maskrcnn.losses import losses
 from cellinfer_training.maskrcnn.network import MaskRcnn
 from cellinfer_training.recipes import Recipe, load, split
-from cellinfer_training.train import crops
+from cellinfer_training.train import crops, identify
 
 
 @dataclass(frozen=True)
@@ -105,7 +105,7 @@ def divide(data: Path, recipe: MaskRcnnRecipe) -> tuple[list[Sample], list[Sampl
 def train(
     recipe: MaskRcnnRecipe, training: list[Sample], held: list[Sample], folder: Path, device: str = "cpu"
 ) -> None:
-    """Train, or go on training, in `folder`.
+    """Train, or go on training, in `folder`. A finished run is left as it is.
 
     Parameters
     ----------
@@ -117,11 +117,22 @@ def train(
         Gets `last.pt`, `best.pt` and `log.csv`.
     device
         A torch device.
+
+    Raises
+    ------
+    InputError
+        If the folder holds a run of other settings or images.
     """
     torch.manual_seed(recipe.seed)
+    identity = identify(recipe, None, training, held)
+    done = resume_step(folder, identity)
+    if done >= recipe.schedule.steps:
+        print(f"{folder} holds this run, finished at step {done}: nothing to train")
+        return
     print(f"{len(training)} training images, {len(held)} validation images")
-    sampler, validation = crops(recipe, training, held, resume_step(folder), as_plane, scalar=False)
-    StagedTrainer(recipe.make_network(), objective, sampler, validation, folder, recipe.schedule, device).run()
+    sampler, validation = crops(recipe, training, held, done, as_plane, scalar=False)
+    network = recipe.make_network()
+    StagedTrainer(network, objective, sampler, validation, folder, recipe.schedule, device, identity=identity).run()
 
 
 def as_plane(labels: NDArray[np.int32]) -> NDArray[np.float32]:
