@@ -102,7 +102,7 @@ RECIPES: dict[str, Recipe] = {
             "nuclei in fluorescence (DNA stain); larger and slower than nuclei, best with --tta",
             "Nuclei in fluorescence microscopy (DNA stain), 8 and 16 bit, 10x to 40x; the larger network.",
             width=32,
-            schedule=Schedule(steps=7_000),
+            schedule=Schedule(steps=10_000),
             half=True,
         ),
         Recipe(
@@ -114,7 +114,7 @@ RECIPES: dict[str, Recipe] = {
             colour=True,
             start="nuclei-accurate",
             augmentation=Augmentation(stain=0.4, mosaic=0.2),
-            schedule=Schedule(steps=4_000, rate=1.5e-3),
+            schedule=Schedule(steps=3_200, rate=1.5e-3),
             half=True,
         ),
         Recipe(
@@ -123,7 +123,7 @@ RECIPES: dict[str, Recipe] = {
             "Foreground of nuclei in fluorescence microscopy by a plain U-Net; nuclei that touch come out as one.",
             task="semantic",
             network="unet",
-            schedule=Schedule(steps=1_200, batch=4),
+            schedule=Schedule(steps=800, batch=4),
         ),
         Recipe(
             "stardist",
@@ -131,7 +131,7 @@ RECIPES: dict[str, Recipe] = {
             "Nuclei in fluorescence microscopy as star-convex polygons (StarDist), on the fast network.",
             task="star-convex",
             start="nuclei",
-            schedule=Schedule(steps=6_000),
+            schedule=Schedule(steps=5_000),
         ),
     )
 }
