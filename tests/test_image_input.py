@@ -186,6 +186,21 @@ def test_fluorescence_is_hardly_ever_called_inverted_and_stained_tissue_mostly(
     assert share("tissue") >= 0.6
 
 
+def test_bright_nuclei_in_a_model_for_stained_tissue_are_noticed(cells_field: Field) -> None:
+    card = open_session("nuclei-tissue", "cpu", 1).card
+    (_, looks) = prepare(cells_field["DNA"], card).notes  # the first says that grey is repeated
+    assert "choose a model for fluorescence" in looks
+    assert len(prepare(cells_field["DNA"], card, invert=True).notes) == 1
+
+
+def test_not_finite_pixels_are_bright_ground_in_a_model_for_stained_tissue(cells_field: Field) -> None:
+    image = coloured(cells_field["DNA"].max() - cells_field["DNA"].astype(np.float32), 1.0, 1.0, 1.0)
+    image[20:40, 20:40] = np.nan
+    pixels = prepare(image, open_session("nuclei-tissue", "cpu", 1).card).pixels
+    assert (pixels[:, 20:40, 20:40] == 1).all()
+    assert np.isfinite(pixels).all()
+
+
 def test_files_in_colour_their_notes_and_their_uncertainty(cells_field: Field, tmp_path: Path) -> None:
     image = np.stack([cells_field["GFP"], cells_field["DNA"], cells_field["GFP"]], axis=-1)
     tifffile.imwrite(tmp_path / "a.tif", image, photometric="rgb")

@@ -12,7 +12,7 @@ import pytest
 import tifffile
 from cellinfer.cells import background_level
 from cellinfer.errors import ImageError, InputError
-from cellinfer.pipeline import OBJECTS, Pipeline, Settings, plate_diameter, resolve_channels
+from cellinfer.pipeline import OBJECTS, Pipeline, Settings, load, plate_diameter, resolve_channels
 from cellinfer.plate import Field, FieldKey, ImageRef
 from cellinfer.sessions import Session
 from numpy.typing import NDArray
@@ -159,7 +159,9 @@ def test_planes_of_different_size_are_refused(pipeline: Pipeline, images: Images
         pipeline.analyse({"DNA": images["DNA"], "GFP": images["GFP"][:-1]})
 
 
-@pytest.mark.parametrize("bad", [{}, {"DNA": np.zeros((4, 4, 3))}, {"DNA": np.zeros((0, 4))}, {"DNA": [[1]]}])
+@pytest.mark.parametrize(
+    "bad", [{}, {"DNA": np.zeros((4, 4, 3))}, {"DNA": np.zeros((0, 4))}, {"DNA": [[1]]}, {0: np.eye(9)}, "a.tif", None]
+)
 def test_input_that_is_no_field_is_refused(pipeline: Pipeline, bad: Any) -> None:
     with pytest.raises(InputError):
         pipeline.analyse(bad)
@@ -201,11 +203,23 @@ def test_a_plate_has_one_diameter(session: Session, images: Images, tmp_path: Pa
         {"merge": "fields"},
         {"edge": "foo"},
         {"cell_distance": -1},
+        {"cell_distance": "3"},
+        {"diameter": "30"},
     ],
 )
 def test_settings_that_make_no_sense_are_refused(options: Any) -> None:
     with pytest.raises(InputError, match=r"foo|number|--tta"):
         Settings(**options)
+
+
+def test_a_setting_that_does_not_exist_is_refused_by_name() -> None:
+    with pytest.raises(InputError, match=r"'diamter'.*diameter"):
+        load("nuclei", diamter=3)
+
+
+def test_a_bare_array_is_the_nuclear_channel(session: Session, images: Images) -> None:
+    found = Pipeline(session, Settings(nuclei="DAPI")).analyse(images["DNA"])
+    assert "Nuclei_Intensity_MeanIntensity_DAPI" in found.nuclei
 
 
 def test_the_background_is_that_of_the_dark_part() -> None:

@@ -119,6 +119,34 @@ def test_large_fields_are_tiled_without_seams(session: Session) -> None:
     assert found_share(field["truth"], segment_image(field["DNA"], session, diameter=22).labels) >= 0.97
 
 
+def test_a_few_objects_on_a_flat_ground_are_found(session: Session) -> None:
+    image = np.zeros((300, 300), np.uint8)  # so few bright pixels that both percentiles are the ground
+    y, x = np.ogrid[:300, :300]
+    image[(y - 150) ** 2 + (x - 140) ** 2 < 36] = 200
+    assert np.percentile(image, 99.8) == 0
+    found = segment_image(image, session)
+    assert found.labels.max() == 1
+    assert not found.constant
+
+
+def test_the_size_is_estimated_where_the_objects_are(session: Session, cells_field: Field) -> None:
+    image = np.full((900, 1700), cells_field["DNA"].min(), cells_field["DNA"].dtype)
+    height, width = cells_field["DNA"].shape
+    image[:height, :width] = cells_field["DNA"]
+    alone, found = (estimate_diameter(i, session) for i in (cells_field["DNA"], image))
+    assert alone is not None
+    assert found == pytest.approx(alone, rel=0.05)
+
+
+def test_arguments_of_another_kind_are_refused(session: Session, cells_field: Field) -> None:
+    with pytest.raises(InputError, match="open_session"):
+        segment_image(cells_field["DNA"], "nuclei")  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="not a list"):
+        segment_image([[1, 2]], session)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="'30'"):
+        segment_image(cells_field["DNA"], session, diameter="30")  # type: ignore[arg-type]
+
+
 def test_an_empty_field_has_no_diameter(session: Session) -> None:
     assert estimate_diameter(np.zeros((64, 64), np.uint16), session) is None
 

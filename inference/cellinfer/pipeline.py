@@ -11,7 +11,8 @@ import re
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -84,8 +85,9 @@ class Settings:
 
     def __post_init__(self) -> None:
         check_segmentation_options(self.diameter, self.tta, self.merge)
-        if self.cell_distance is not None and not 0 <= self.cell_distance < math.inf:
-            raise InputError(f"The cell distance must be a number of pixels, at least 0; it is {self.cell_distance}.")
+        distance = self.cell_distance
+        if distance is not None and not (isinstance(distance, Real) and 0 <= distance < math.inf):
+            raise InputError(f"The cell distance must be a number of pixels, at least 0; it is {distance!r}.")
         if self.edge not in ("drop", "keep"):
             raise InputError(f"Unknown edge policy {self.edge!r}: choose drop or keep.")
         for name in ("diameter", "cell_distance"):  # 22 and 22.0 are one configuration
@@ -189,7 +191,7 @@ class Pipeline:
         """
         seconds: dict[str, float] = {}
         with _timed(seconds, "read"):
-            images = read_images(field) if isinstance(field, Field) else _as_images(field)
+            images = read_images(field) if isinstance(field, Field) else _as_images(field, self.settings)
         settings = resolve_channels(self.settings, tuple(images))
         assert settings.nuclei is not None
         with _timed(seconds, "segment"):
@@ -240,7 +242,17 @@ def load(
         See `cellinfer.sessions.open_session`.
     **settings
         Fields of `Settings`.
+
+    Raises
+    ------
+    InputError
+        If there is no such setting, or it makes no sense.
+    ModelError
+        If there is no such model, or its file cannot be used.
     """
+    known = [field.name for field in fields(Settings)]
+    if unknown := sorted(set(settings) - set(known)):
+        raise InputError(f"There is no setting {unknown[0]!r}: the settings are {', '.join(known)}.")
     return Pipeline(open_session(model, device, threads, precision), Settings(**settings))
 
 
@@ -310,14 +322,29 @@ def read_images(field: Field) -> dict[str, NDArray[Any]]:
     return _same_size({channel: read_channel(field, channel) for channel in field.images})
 
 
-def _as_images(field: Images | NDArray[Any]) -> dict[str, NDArray[Any]]:
-    images = {"DNA": field} if isinstance(field, np.ndarray) else dict(field)
+def _as_images(field: Images | NDArray[Any], settings: Settings) -> dict[str, NDArray[Any]]:
+    if not isinstance(field, (np.ndarray, Mapping)):
+        raise InputError(
+            f"A field is one array (height, width), or a mapping of channel names to such arrays, not {_kind(field)}: "
+            "images in files are for cellinfer.run and cellinfer.segment."
+        )
+    images = {settings.nuclei or "DNA": field} if isinstance(field, np.ndarray) else dict(field)
     if not images:
         raise InputError("The field has no channel.")
     for name, image in images.items():
+        if not isinstance(name, str):
+            raise InputError(f"Channels are told apart by names; {name!r} is {_kind(name)}.")
         if not isinstance(image, np.ndarray) or image.ndim != 2 or image.size == 0 or image.dtype.kind not in "biuf":
-            raise InputError(f"Channel {name!r} must be an array (height, width) of numbers.")
+            given = f"{image.shape} of {image.dtype}" if isinstance(image, np.ndarray) else _kind(image)
+            raise InputError(
+                f"Channel {name!r} must be an array (height, width) of real numbers, not {given}: give each channel "
+                "by its name; colour images of tissue are for cellinfer.segment_image."
+            )
     return _same_size({name: native(image) for name, image in images.items()})
+
+
+def _kind(value: object) -> str:
+    return f"a {type(value).__name__}"
 
 
 def _same_size(images: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from numbers import Real
 from typing import Literal, get_args
 
 import numpy as np
@@ -126,6 +127,8 @@ def segment_image(
         model's output cannot be averaged.
     """
     check_segmentation_options(diameter, tta, merge, channel)
+    if not isinstance(session, Session):
+        raise InputError(f"The model must be open: give open_session('nuclei'), not {session!r}.")
     check_merge(session, merge)
     planes = prepare(image, session.card, channel, invert)
     constant = not planes.pixels.any()
@@ -194,8 +197,8 @@ def check_segmentation_options(diameter: float | None, tta: str, merge: str, cha
     InputError
         If the diameter is not a positive number, a name is unknown, or the views asked for cannot be merged so.
     """
-    if diameter is not None and not 0 < diameter < math.inf:
-        raise InputError(f"The diameter must be a positive number of pixels; it is {diameter}.")
+    if diameter is not None and not (isinstance(diameter, Real) and 0 < diameter < math.inf):
+        raise InputError(f"The diameter must be a positive number of pixels; it is {diameter!r}.")
     if tta not in get_args(Tta):
         raise InputError(f"Unknown test-time augmentation {tta!r}: choose {', '.join(get_args(Tta))}.")
     if merge not in get_args(Merge):

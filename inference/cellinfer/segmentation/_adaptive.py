@@ -26,6 +26,9 @@ AGREED = 0.9
 """IoU from which two views have the same object beyond dispute. Chosen with the views on training images."""
 _MARGIN = 0.5
 """Diameters around what is open, where other views may see more of it."""
+Boxes = NDArray[np.int64]
+"""`(n, 4)` or `(4,)` rectangles, in the order of `Window`."""
+_IS_END = np.array([False, True, False, True])
 
 
 class Window(NamedTuple):
@@ -41,25 +44,9 @@ class Window(NamedTuple):
         """Index of the rectangle."""
         return slice(self.top, self.bottom), slice(self.left, self.right)
 
-    @property
-    def area(self) -> int:
-        """Pixels of the rectangle."""
-        return max(0, self.bottom - self.top) * max(0, self.right - self.left)
-
     def grown(self, by: int, shape: tuple[int, ...]) -> Window:
         """Return the rectangle with a margin, cut at the image's edge."""
-        bottom, right = min(shape[0], self.bottom + by), min(shape[1], self.right + by)
-        return Window(max(0, self.top - by), bottom, max(0, self.left - by), right)
-
-    def around(self, other: Window) -> Window:
-        """Return the least rectangle that holds both."""
-        low, high = np.minimum(self, other), np.maximum(self, other)
-        return Window(int(low[0]), int(high[1]), int(low[2]), int(high[3]))
-
-    def meets(self, other: Window) -> bool:
-        """Tell whether both share a pixel."""
-        low, high = np.maximum(self, other), np.minimum(self, other)
-        return bool(low[0] < high[1] and low[2] < high[3])
+        return Window(*_grown(np.array(self), by, shape).tolist())
 
 
 def by_need(network: Network, pixels: NDArray[np.float32]) -> Agreed:
@@ -97,32 +84,50 @@ def windows_around(disputed: NDArray[np.bool_], network: Network) -> list[Window
     """
     shape = disputed.shape
     margin, halo = math.ceil(_MARGIN * network.diameter), _halo(network)
-    windows: list[Window] = []
-    for box in _boxes(*label(disputed)):
-        window = box.grown(margin, shape)
-        while (near := next((w for w in windows if _belong_together(w, window, halo, shape)), None)) is not None:
-            windows.remove(near)
-            window = window.around(near)
-        windows.append(window)
-    whole = Window(0, shape[0], 0, shape[1])
-    return windows if sum(window.grown(halo, shape).area for window in windows) < whole.area else [whole]
+    windows = np.empty((0, 4), np.int64)
+    for box in _grown(_boxes(*label(disputed)), margin, shape):
+        while (near := _belong_together(windows, box, halo, shape)).any():
+            first = int(near.argmax())
+            box = _around(windows[first], box)
+            windows = np.delete(windows, first, axis=0)
+        windows = np.concatenate([windows, box[None]])
+    if _area(_grown(windows, halo, shape)).sum() >= disputed.size:
+        return [Window(0, shape[0], 0, shape[1])]
+    return [Window(*window) for window in windows.tolist()]
 
 
-def _belong_together(one: Window, other: Window, halo: int, shape: tuple[int, ...]) -> bool:
-    """Tell whether two rectangles overlap, or are looked at more cheaply as one."""
-    apart = one.grown(halo, shape).area + other.grown(halo, shape).area
-    return one.meets(other) or one.around(other).grown(halo, shape).area <= apart
+def _belong_together(windows: Boxes, box: Boxes, halo: int, shape: tuple[int, ...]) -> NDArray[np.bool_]:
+    """Tell which rectangles overlap another one, or are looked at more cheaply together with it."""
+    apart = _area(_grown(windows, halo, shape)) + _area(_grown(box, halo, shape))
+    low, high = np.maximum(windows, box), np.minimum(windows, box)
+    meet = (low[:, 0] < high[:, 1]) & (low[:, 2] < high[:, 3])
+    return np.asarray(meet | (_area(_grown(_around(windows, box), halo, shape)) <= apart))
 
 
-def _boxes(parts: NDArray[np.int32], count: int) -> list[Window]:
-    """Return the bounding boxes of the labels 1..count."""
+def _around(one: Boxes, other: Boxes) -> Boxes:
+    """Return the least rectangles that hold both."""
+    return np.asarray(np.where(_IS_END, np.maximum(one, other), np.minimum(one, other)))
+
+
+def _grown(boxes: Boxes, by: int, shape: tuple[int, ...]) -> Boxes:
+    """Return rectangles with a margin, cut at the image's edge."""
+    return np.asarray(np.clip(boxes + by * np.where(_IS_END, 1, -1), 0, np.repeat(shape, 2)))
+
+
+def _area(boxes: Boxes) -> Boxes:
+    """Return the pixels of each rectangle."""
+    return np.asarray((boxes[..., 1] - boxes[..., 0]) * (boxes[..., 3] - boxes[..., 2]))
+
+
+def _boxes(parts: NDArray[np.int32], count: int) -> Boxes:
+    """Return the bounding boxes of the labels 1..count, `(count, 4)`."""
     rows, columns = np.nonzero(parts)
     number = parts[rows, columns] - 1
     low, high = np.full((2, count), max(parts.shape)), np.zeros((2, count), np.int64)
     for axis, places in enumerate((rows, columns)):
         np.minimum.at(low[axis], number, places)
         np.maximum.at(high[axis], number, places + 1)
-    return [Window(*box) for box in np.stack([low[0], high[0], low[1], high[1]], axis=1).tolist()]
+    return np.stack([low[0], high[0], low[1], high[1]], axis=1)
 
 
 def _halo(network: Network) -> int:
@@ -143,13 +148,15 @@ def _looked_at(
 ) -> NDArray[np.int32]:
     """Return the objects that a view has inside the rectangles, without those that are settled already."""
     found = np.zeros(settled.shape, np.int32)
+    count = 0
     for window in windows:
         seen = window.grown(_halo(network), settled.shape)
         labels = network.labels(np.ascontiguousarray(pixels[:, *seen.slices]), view)
         inside = (slice(window.top - seen.top, window.bottom - seen.top), slice(window.left - seen.left, None))
         inner = np.ascontiguousarray(labels[inside][:, : window.right - window.left])
         open_ones = _without(_uncut(inner, window, settled.shape), settled[window.slices])
-        found[window.slices] = np.where(open_ones > 0, open_ones + found.max(), 0)
+        found[window.slices] = np.where(open_ones > 0, open_ones + np.int32(count), 0)
+        count += int(open_ones.max(initial=0))
     return found
 
 

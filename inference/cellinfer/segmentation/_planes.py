@@ -16,7 +16,8 @@ from cellinfer.images import native
 Channel = Literal["red", "green", "blue", "mean"]
 COLOURS = ("red", "green", "blue")
 CHANNELS = (*COLOURS, "mean")
-_FLUORESCENCE = "fluorescence-light-microscopy"
+_FLUORESCENCE = {"fluorescence-light-microscopy"}
+_TRANSMISSION = {"bright-field-microscopy", "histology"}
 _LONGER_TAIL = 2.0
 
 
@@ -62,12 +63,11 @@ def prepare(image: NDArray[Any], card: ModelCard, channel: Channel | None = None
     matched, notes = _match(_checked(image), card, channel)
     if invert:
         matched = ~matched if matched.dtype.kind in "biu" else -matched
-    elif _looks_inverted(matched, card):
-        notes.append(
-            f"the image looks like dark objects on a bright ground, and the model {card.name!r} looks for bright ones: "
-            "say --invert (invert=True), or choose a model for bright-field images"
-        )
+    elif (looks := _looks_inverted(matched, card)) is not None:
+        notes.append(looks)
     pixels = normalise(matched, card.percentiles, card.clip)
+    if _has(card, _TRANSMISSION):  # what is not finite is ground, and here the ground is bright
+        pixels[~np.isfinite(matched)] = 1.0
     channels_first = np.moveaxis(pixels, -1, 0) if pixels.ndim == 3 else pixels[None].repeat(len(card.channels), axis=0)
     return Planes(np.ascontiguousarray(channels_first), tuple(notes))
 
@@ -81,7 +81,8 @@ def normalise(image: NDArray[Any], levels: tuple[float, float], clip: tuple[floa
         `(H, W)` or `(H, W, 3)`, any real dtype; values that are not finite become 0. Percentiles are those of all
         channels together, so that colours keep their hue.
     levels
-        The percentiles, see `ModelCard.percentiles`.
+        The percentiles, see `ModelCard.percentiles`. Where both are equal, as with a few objects on a flat ground, the
+        least and the largest value take their place.
     clip
         The range, see `ModelCard.clip`.
 
@@ -93,11 +94,15 @@ def normalise(image: NDArray[Any], levels: tuple[float, float], clip: tuple[floa
     image = native(image)
     low, high = percentiles(image, levels)
     if not high > low:
+        low, high = percentiles(image, (0.0, 100.0))
+    if not high > low:
         return np.zeros(image.shape, np.float32)
     return np.clip(rescale(image, low, high), *clip)
 
 
 def _checked(image: NDArray[Any]) -> NDArray[Any]:
+    if not isinstance(image, np.ndarray):
+        raise InputError(f"Segmentation takes an image as an array, not a {type(image).__name__}.")
     shaped = image.ndim == 2 or (image.ndim == 3 and image.shape[2] in (1, 3, 4))
     if not shaped or image.size == 0:
         raise InputError(
@@ -147,13 +152,27 @@ def _grey(image: NDArray[Any], card: ModelCard, channel: Channel | None, notes: 
     )
 
 
-def _looks_inverted(image: NDArray[Any], card: ModelCard) -> bool:
-    """Tell dark objects on a bright ground from what a model for fluorescence expects.
+def _has(card: ModelCard, tags: set[str]) -> bool:
+    """Tell whether a model's card has one of the tags."""
+    return not tags.isdisjoint(card.description_file.get("tags", ()))
 
-    Most pixels are ground, so the median lies near it, and objects make one tail of the intensities the longer one.
-    The image looks inverted if the lower tail (percentile 1 to 50) is more than twice as long as the upper (50 to 99).
+
+def _looks_inverted(image: NDArray[Any], card: ModelCard) -> str | None:
+    """Say if an image looks like bright objects where a model looks for dark ones, or the other way round.
+
+    Most pixels are ground, so the median lies near it, and objects make one tail of the intensities the longer one. The
+    image looks inverted if the wrong tail (percentile 1 to 50, or 50 to 99) is more than twice as long as the other.
     """
-    if len(card.channels) != 1 or _FLUORESCENCE not in card.description_file.get("tags", ()):
-        return False
     low, middle, high = percentiles(image, (1.0, 50.0, 99.0))
-    return bool(middle - low > _LONGER_TAIL * (high - middle))
+    if _has(card, _FLUORESCENCE):
+        if len(card.channels) == 1 and middle - low > _LONGER_TAIL * (high - middle):
+            return (
+                f"the image looks like dark objects on a bright ground, and the model {card.name!r} looks for bright "
+                "ones: say --invert (invert=True), or choose a model for bright-field images"
+            )
+    elif _has(card, _TRANSMISSION) and high - middle > _LONGER_TAIL * (middle - low):
+        return (
+            f"the image looks like bright objects on a dark ground, and the model {card.name!r} looks for dark ones: "
+            "choose a model for fluorescence, or say --invert (invert=True)"
+        )
+    return None

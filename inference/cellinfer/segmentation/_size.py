@@ -22,8 +22,9 @@ def estimate_diameter(
 ) -> float | None:
     """Estimate the median object diameter of an image, in pixels.
 
-    The network is run on the middle of the image at the scale where its last estimate puts objects at the size it
-    was trained on, until the estimate stands still. Several starting scales are tried while nothing is found.
+    The network is run on the middle of the image, or where there is most contrast if that shows nothing, at the scale
+    where its last estimate puts objects at the size it was trained on, until the estimate stands still. Several
+    starting scales are tried while nothing is found.
 
     Parameters
     ----------
@@ -47,12 +48,19 @@ def estimate_diameter(
 
 def diameter_of(planes: Planes, session: Session) -> float | None:
     """Estimate the median object diameter as `estimate_diameter` does, of planes that are normalised already."""
-    middle = _middle(planes.pixels)
-    if not middle.any():
+    found = _diameter_in(_middle(planes.pixels), session)
+    if found is None and max(planes.shape) > _ESTIMATE_SIDE:
+        found = _diameter_in(_fullest(planes.pixels), session)
+    return found
+
+
+def _diameter_in(pixels: NDArray[np.float32], session: Session) -> float | None:
+    """Estimate the median object diameter of a part of an image; None if it shows no object."""
+    if not pixels.any():
         return None
     best: tuple[float, float] | None = None
     for start in (1.0, 0.5, 2.0):
-        found = _settle(middle, session, start)
+        found = _settle(pixels, session, start)
         # Of several answers, the one that explains most of the signal is taken.
         if found is not None and (best is None or found[1] > 1.25 * best[1]):
             best = found
@@ -71,8 +79,7 @@ def median_diameter(labels: NDArray[np.int32]) -> float:
 def _settle(pixels: NDArray[np.float32], session: Session, scale: float) -> tuple[float, float] | None:
     """Return the diameter at which prediction and scale agree, and how much signal the objects found there hold."""
     expected = session.card.diameter
-    light = np.clip(pixels, 0, 1).mean(axis=0)
-    signal = light if len(pixels) == 1 else 1 - light  # stains in colour images take light away
+    signal = _signal(pixels)
     diameter: float | None = None
     explained = 0.0
     for _ in range(4):
@@ -87,6 +94,24 @@ def _settle(pixels: NDArray[np.float32], session: Session, scale: float) -> tupl
             break
         scale = wanted
     return None if diameter is None else (diameter, explained)
+
+
+def _signal(pixels: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return how much of an object each pixel may show, `(H, W)`, 0 to 1."""
+    light = np.clip(pixels, 0, 1).mean(axis=0)
+    return np.asarray(light if len(pixels) == 1 else 1 - light)  # stains in colour images take light away
+
+
+def _fullest(pixels: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Cut where a large image has most contrast."""
+    side = _ESTIMATE_SIDE
+    corners = [
+        (top, left)
+        for top in range(0, max(1, pixels.shape[1] - side // 2), side // 2)
+        for left in range(0, max(1, pixels.shape[2] - side // 2), side // 2)
+    ]
+    parts = [pixels[:, top : top + side, left : left + side] for top, left in corners]
+    return np.ascontiguousarray(max(parts, key=lambda part: float(part.std(axis=(1, 2)).mean())))
 
 
 def _middle(pixels: NDArray[np.float32]) -> NDArray[np.float32]:
