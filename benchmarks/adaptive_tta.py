@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 from _peers import machine
 from cellinfer.segmentation import Tta, estimate_diameter, segment_image
+from cellinfer.segmentation._adaptive import FIRST
 from cellinfer.sessions import Session, open_session
 from cellinfer_kernels.matching import average_precision, dsb_thresholds, score_thresholds
 from cellinfer_kernels.views import D4, augment
@@ -60,7 +61,7 @@ def share_asked(session: Session, sample: Sample) -> float:
     """Return the share of objects that more than the first views were asked about."""
     found = segment_image(sample.image, session, tta="adaptive")
     assert found.views is not None
-    return float(np.mean(found.views > found.views.min())) if found.views.size else 0.0
+    return float(np.mean(found.views > len(FIRST))) if found.views.size else 0.0
 
 
 def main() -> None:
