@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import cellinfer_models
+from cellinfer.errors import InputError
 
 from cellinfer_training.data import CLIP, HIGH, LOW
 from cellinfer_training.suited import SUITED
@@ -61,8 +62,18 @@ class Provenance:
 
 
 def bundled(recipe: Recipe) -> Provenance:
-    """Return the provenance of a model that its recipe makes from public images."""
-    released = cellinfer_models.registry().get(recipe.start or "")
+    """Return the provenance of a model that its recipe makes from public images.
+
+    Raises
+    ------
+    InputError
+        If the model that the recipe starts from is not bundled.
+    """
+    released = None
+    if recipe.start is not None:
+        released = cellinfer_models.registry().get(recipe.start)
+        if released is None:
+            raise InputError(f"{recipe.name} starts from {recipe.start}, which is not bundled: make that one first.")
     return Provenance(
         sets=tuple(_public_sets(recipe)),
         split="families of look-alike images, never divided between training and validation",
