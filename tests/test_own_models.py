@@ -84,6 +84,59 @@ def test_masks_with_holes_and_shared_numbers_are_mended() -> None:
     assert tidy(whole)[1] == []
 
 
+def test_stray_specks_make_no_objects() -> None:
+    labels = np.zeros((30, 40), np.int32)
+    labels[2:12, 2:12] = 7
+    labels[20, 30], labels[25, 3:5] = 7, 7
+    labels[2:12, 20:30] = 2_000_000_000
+    whole, notes = tidy(labels)
+    assert whole.max() == 2
+    assert (whole > 0).sum() == 200
+    assert notes == ["2 specks dropped"]
+
+
+def test_masks_that_look_wrong_are_noted(tmp_path: Path) -> None:
+    write_pair(tmp_path, 0)
+    mask = np.ones((140, 150), np.uint8)
+    mask[:20, :20] = 0
+    cv2.imwrite(str(tmp_path / "masks" / "f0.png"), mask)
+    assert any("covers 98% of the image" in note for note in load_folder(tmp_path)[1])
+    mask[:] = 0
+    mask[::9, ::9] = 1
+    cv2.imwrite(str(tmp_path / "masks" / "f0.png"), mask)
+    assert any("1.1 pixels across" in note for note in load_folder(tmp_path)[1])
+
+
+def test_masks_that_hold_no_numbers_are_refused(tmp_path: Path) -> None:
+    write_pair(tmp_path, 0)
+    mask = tmp_path / "masks" / "f0.png"
+    cv2.imwrite(str(mask), np.dstack([cv2.imread(str(mask), -1) * k for k in (9, 5, 1)]).astype(np.uint8))
+    with pytest.raises(InputError, match="one grey value per object"):
+        load_folder(tmp_path)
+    cv2.imwrite(str(mask.with_suffix(".jpg")), np.ones((140, 150), np.uint8))
+    mask.unlink()
+    with pytest.raises(InputError, match=r"f0.jpg is a JPEG.* PNG or TIFF"):
+        load_folder(tmp_path)
+
+
+@pytest.mark.parametrize("place", ["images", "masks"])
+def test_two_files_of_one_name_are_refused(tmp_path: Path, place: str) -> None:
+    write_pair(tmp_path, 0)
+    cv2.imwrite(str(tmp_path / place / "f0.bmp"), np.ones((140, 150), np.uint8))
+    with pytest.raises(InputError, match=r"f0\.bmp and .*f0\.(tif|png) both"):
+        load_folder(tmp_path)
+
+
+def test_hidden_files_and_folders_are_no_images(tmp_path: Path) -> None:
+    write_pair(tmp_path, 0)
+    for place in ("images", "masks"):
+        (tmp_path / place / "._f0.tif").write_bytes(b"\0\5\26\7")
+        (tmp_path / place / "more.tif").mkdir()
+    samples, notes = load_folder(tmp_path)
+    assert [s.name for s in samples] == ["f0"]
+    assert notes == []
+
+
 def drawn(number: int, group: str = "") -> Sample:
     field = draw_cells(number, (90, 160))
     return Sample(f"f{number}", "own", field["DNA"].astype(np.float32) / 2000, field["truth"].astype(np.int32), group)

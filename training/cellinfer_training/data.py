@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import csv
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, get_args
@@ -29,6 +29,10 @@ CLIP = (-0.5, 4.0)
 """Normalised values are held in this range."""
 COLOURS = ("red", "green", "blue")
 """What the channels of a colour image show."""
+_SPECK = 0.1
+"""Pieces smaller than this share of the largest piece of their number are slips of the pen."""
+_TINY = 3.0
+"""Median diameter (pixels) below which something is wrong with a mask, or an image cannot be segmented."""
 
 
 @dataclass
@@ -76,6 +80,7 @@ def read_pixels(path: Path, colour: bool = False) -> NDArray[Any]:
 
 def load_dsb2018(folder: Path, modality: str = "fluorescence", colour: bool = False) -> list[Sample]:
     """Load one modality of the Data Science Bowl 2018 stage 1 images (`images/`, `masks/`, `index.csv`)."""
+    _need(folder / "index.csv", folder / "images", folder / "masks")
     with (folder / "index.csv").open(newline="") as table:
         rows = [row for row in csv.DictReader(table) if row["modality"] == modality]
     return [
@@ -91,12 +96,23 @@ def load_dsb2018(folder: Path, modality: str = "fluorescence", colour: bool = Fa
 
 def load_pairs(images: Path, masks: Path, source: str, colour: bool = False) -> list[Sample]:
     """Load every image of a folder that has a label image of the same stem in another folder."""
+    _need(images, masks)
     labels = {path.stem: path for path in masks.iterdir()}
     return [
         Sample(path.stem, source, normalise(read_pixels(path, colour)), read_labels(labels[path.stem]))
         for path in _images(images)
         if path.stem in labels
     ]
+
+
+def _need(*paths: Path) -> None:
+    """Refuse a folder of public images that lacks something."""
+    for path in paths:
+        if not path.exists():
+            raise InputError(
+                f"There is no {path}: the folder of public images holds dsb2018/ with images/, masks/ and index.csv, "
+                "and bbbc039/ with images/ and masks/."
+            )
 
 
 def load_folder(folder: Path, colour: bool = False, channel: Channel | None = None) -> tuple[list[Sample], list[str]]:
@@ -125,7 +141,8 @@ def load_folder(folder: Path, colour: bool = False, channel: Channel | None = No
     Raises
     ------
     InputError
-        If there is no pair, sizes disagree, not one mask holds an object, or the channel is unknown or of no use.
+        If there is no pair, two files claim to be one image or its mask, a mask is JPEG or in colour, sizes disagree,
+        not one mask holds an object, or the channel is unknown or of no use.
     """
     if channel is not None and channel not in get_args(Channel):
         raise InputError(f"Unknown channel {channel!r}: choose {', '.join(get_args(Channel))}.")
@@ -137,7 +154,7 @@ def load_folder(folder: Path, colour: bool = False, channel: Channel | None = No
     for image, mask in pairs:
         pixels, said = _fitted(read_image(image), colour, channel)
         taken.update(said)
-        labels = read_labels(mask)
+        labels = _read_mask(mask)
         if pixels.shape[:2] != labels.shape:
             raise InputError(
                 f"{image} is {pixels.shape[1]} x {pixels.shape[0]} pixels, but its mask {mask} is "
@@ -152,7 +169,21 @@ def load_folder(folder: Path, colour: bool = False, channel: Channel | None = No
         raise InputError(f"Not one of the {len(samples)} masks in {folder} holds an object: nothing can be learnt.")
     if empty:
         notes.append(f"{len(empty)} images without objects, used as background: {', '.join(empty[:5])}")
+    usual = float(np.nanmedian([s.diameter for s in samples]))
+    if usual < _TINY:
+        notes.append(f"objects are {usual:.1f} pixels across: look whether the masks are right, or enlarge the images")
     return samples, notes
+
+
+def _read_mask(path: Path) -> NDArray[np.int32]:
+    if path.suffix.lower() in (".jpg", ".jpeg"):
+        raise InputError(f"{path} is a JPEG, which alters label numbers: save masks as PNG or TIFF.")
+    if read_image(path).ndim == 3:
+        raise InputError(
+            f"{path} shows objects in colours: save label numbers, one grey value per object and 0 for background, as "
+            "16-bit PNG or TIFF."
+        )
+    return read_labels(path)
 
 
 def _fitted(pixels: NDArray[Any], colour: bool, channel: Channel | None) -> tuple[NDArray[Any], list[str]]:
@@ -177,30 +208,45 @@ def _fitted(pixels: NDArray[Any], colour: bool, channel: Channel | None) -> tupl
 
 
 def tidy(labels: NDArray[np.int32]) -> tuple[NDArray[np.int32], list[str]]:
-    """Mend a label image: one number per connected object, no holes, numbers 1..n.
+    """Mend a label image: one number per connected object, no specks, no holes, numbers 1..n.
 
     Parameters
     ----------
     labels
-        `(H, W)` int32; an object may have holes, several may share a number, numbers may have gaps.
+        `(H, W)` int32; an object may have holes and stray specks, several may share a number, numbers may have gaps.
 
     Returns
     -------
     labels : ndarray
         `(H, W)` int32.
     notes : list of str
-        What was changed.
+        What was changed, and what looks wrong.
     """
-    apart = separate(labels)
-    notes = []
-    extra = int(apart.max(initial=0)) - len(np.unique(labels[labels > 0]))
+    apart, dropped = _without_specks(labels, separate(labels))
+    notes = [f"{dropped} specks dropped"] if dropped else []
+    extra = len(np.unique(apart[apart > 0])) - len(np.unique(labels[labels > 0]))
     if extra:
         notes.append(f"{extra} objects shared another's number and were given their own")
     whole = fill_holes(apart)
     filled = int((whole > 0).sum() - (apart > 0).sum())
     if filled:
         notes.append(f"{filled} pixels of holes were filled")
+    share = np.bincount(whole.ravel())[1:].max(initial=0) / whole.size
+    if share > 0.5:
+        notes.append(f"one object covers {share:.0%} of the image: look whether it is background, which must be 0")
     return relabel(whole), notes
+
+
+def _without_specks(labels: NDArray[np.int32], apart: NDArray[np.int32]) -> tuple[NDArray[np.int32], int]:
+    """Drop pieces (`apart`) that are tiny beside the largest piece of their number (`labels`); say how many."""
+    areas = np.bincount(apart.ravel())
+    numbers = np.zeros(areas.size, np.int32)
+    numbers[apart.ravel()] = labels.ravel()
+    _, owners = np.unique(numbers, return_inverse=True)
+    largest = np.zeros(owners.max() + 1, areas.dtype)
+    np.maximum.at(largest, owners, areas)
+    specks = areas < _SPECK * largest[owners]
+    return np.where(specks[apart], 0, apart).astype(np.int32), int(specks.sum())
 
 
 def separate(labels: NDArray[np.int32]) -> NDArray[np.int32]:
@@ -215,15 +261,16 @@ def _pairs(folder: Path) -> tuple[list[tuple[Path, Path]], list[str]]:
     images = list(_images(folder / "images" if (folder / "images").is_dir() else folder))
     beside = [folder / name for name in ("masks", "labels") if (folder / name).is_dir()]
     if beside:
-        masks = {path.stem: path for path in _images(beside[0])}
+        masks = _by_name((path.stem, path) for path in _images(beside[0]))
     else:
-        masks = {}
-        for path in images:
-            for ending in _MASK_ENDINGS:
-                if path.stem.endswith(ending):
-                    masks[path.stem.removesuffix(ending)] = path
+        masks = _by_name(
+            (path.stem.removesuffix(ending), path)
+            for path in images
+            for ending in _MASK_ENDINGS
+            if path.stem.endswith(ending)
+        )
         images = [path for path in images if path not in masks.values()]
-    pairs = [(path, masks[path.stem]) for path in images if path.stem in masks]
+    pairs = [(path, masks[name]) for name, path in _by_name((p.stem, p) for p in images).items() if name in masks]
     if not pairs:
         raise InputError(
             f"No image in {folder} has a label mask: put images into {folder / 'images'} and masks of the same name "
@@ -236,5 +283,20 @@ def _pairs(folder: Path) -> tuple[list[tuple[Path, Path]], list[str]]:
 _MASK_ENDINGS = ("_masks", "_mask", "_labels", "_label")
 
 
+def _by_name(named: Iterable[tuple[str, Path]]) -> dict[str, Path]:
+    """Return paths by the image that they belong to; refuse two for one."""
+    found: dict[str, Path] = {}
+    for name, path in named:
+        if name in found:
+            raise InputError(f"{found[name]} and {path} both go by the name {name}: keep one of them, or rename it.")
+        found[name] = path
+    return found
+
+
 def _images(folder: Path) -> Iterator[Path]:
-    return (path for path in sorted(folder.iterdir()) if path.suffix.lower() in IMAGE_SUFFIXES)
+    """Return the images of a folder in order, without hidden files, such as macOS leaves beside each file."""
+    return (
+        path
+        for path in sorted(folder.iterdir())
+        if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".") and path.is_file()
+    )
