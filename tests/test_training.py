@@ -115,6 +115,15 @@ def test_pairs_are_found_by_stem(tmp_path: Path) -> None:
     assert found.diameter == pytest.approx(22, rel=0.15)
 
 
+def test_missing_public_images_are_named_with_what_belongs_there(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"index.csv: the folder of public images holds dsb2018/.* bbbc039/"):
+        load(tmp_path, RECIPES["nuclei"])
+    for name in ("images", "masks"):
+        (tmp_path / "dsb2018" / name).mkdir(parents=True)
+    with pytest.raises(InputError, match=r"There is no .*bbbc039"):
+        load_pairs(tmp_path / "bbbc039" / "images", tmp_path / "bbbc039" / "masks", "bbbc039")
+
+
 def trainer(folder: Path, steps: int, samples: list[Sample], kind: type[Trainer] = Trainer) -> Trainer:
     torch.manual_seed(0)
     held = [CropSampler(samples, SMALL, 9).batch(2)]
@@ -315,10 +324,15 @@ def test_a_folder_holds_one_run(tmp_path: Path, capsys: pytest.CaptureFixture[st
     train(recipe, training, held, tmp_path)
     assert "nothing to train" in capsys.readouterr().out
     assert (tmp_path / "last.pt").read_bytes() == finished
+    erased, dimmed = copy.deepcopy(training), copy.deepcopy(training)
+    erased[1].labels[erased[1].labels == 1] = 0
+    dimmed[0].image *= np.float32(0.5)
     for other, images in (
         (replace(recipe, seed=8), training),
         (shortened(recipe, 2), training),
         (recipe, training[:1]),
+        (recipe, erased),
+        (recipe, dimmed),
     ):
         with pytest.raises(InputError, match="holds another run"):
             train(other, images, held, tmp_path)

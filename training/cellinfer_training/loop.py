@@ -81,7 +81,8 @@ def _check_identity(state: Mapping[str, Any], folder: Path, identity: str) -> No
     stored = state.get("identity", "")
     if identity and stored and stored != identity:
         raise InputError(
-            f"{folder} holds another run, of other settings, images or starting weights: choose another --out."
+            f"{folder} holds another run, of other settings (steps, channel), images, masks or starting weights: "
+            "choose another --out."
         )
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import cellinfer_models
+import numpy as np
 import torch
 from cellinfer.sessions import open_session
 
@@ -64,7 +65,7 @@ def train(
     Raises
     ------
     InputError
-        If the folder holds a run of other settings, images or starting weights.
+        If the folder holds a run of other settings, images, masks or starting weights.
     """
     torch.manual_seed(recipe.seed)
     task, batch = recipe.make_task(), recipe.schedule.batch
@@ -108,7 +109,7 @@ def crops(
 
 
 def identify(recipe: Recipe, start: Path | None, training: list[Sample], held: list[Sample]) -> str:
-    """Return a digest of all that decides a run: settings, starting weights, names of images.
+    """Return a digest of all that decides a run: settings, starting weights, images with their labels.
 
     Parameters
     ----------
@@ -118,8 +119,16 @@ def identify(recipe: Recipe, start: Path | None, training: list[Sample], held: l
     of_file = ("name", "summary", "description", "half")
     settings = {k: v for k, v in asdict(recipe).items() if k not in of_file}
     weights = None if start is None else hashlib.sha256(start.read_bytes()).hexdigest()
-    images = [sorted((sample.source, sample.name) for sample in side) for side in (training, held)]
+    images = [sorted((s.source, s.name, _digest(s)) for s in side) for side in (training, held)]
     return hashlib.sha256(json.dumps([settings, weights, images], sort_keys=True).encode()).hexdigest()
+
+
+def _digest(sample: Sample) -> str:
+    """Return a digest of what is learnt: pixels as the network sees them, and labels."""
+    content = hashlib.sha256(repr(sample.image.shape).encode())
+    for part in (sample.image, sample.labels):
+        content.update(np.ascontiguousarray(part))
+    return content.hexdigest()
 
 
 def finish(
