@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
+from cellinfer.segmentation._network import LARGEST_SCALE
 from numpy.typing import NDArray
 
 from cellinfer_training.data import CLIP, Sample, separate
@@ -26,7 +27,8 @@ class Augmentation:
     crop
         Side of a training crop, pixels.
     diameter
-        Median object diameter (pixels) to which an image is scaled before jitter.
+        Median object diameter (pixels) to which an image is scaled before jitter, as far as the deployed pipeline
+        scales.
     scale
         Scale jitter: factors lie in `[1 / scale, scale]`, logarithms triangular around 0, since the deployed pipeline
         mostly estimates an image's diameter well and sometimes badly.
@@ -112,7 +114,7 @@ class CropSampler:
         index = int(random.choice(len(self._images), p=self._probability))
         image = self._images[index]
         height, width = image.shape[:2]
-        scale = settings.diameter / self._diameters[index]
+        scale = np.clip(settings.diameter / self._diameters[index], 1 / LARGEST_SCALE, LARGEST_SCALE)
         scale *= settings.scale ** random.triangular(-1, 0, 1)
         stretch = np.exp(random.uniform(-settings.anisotropy, settings.anisotropy))
         angle = random.uniform(0, 2 * np.pi) if random.random() < 0.5 else random.integers(4) * np.pi / 2
