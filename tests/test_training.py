@@ -20,7 +20,7 @@ from cellinfer_training.augment import Augmentation, CropSampler  # noqa: E402
 from cellinfer_training.cards import describe  # noqa: E402
 from cellinfer_training.data import CLIP, Sample, load_pairs, normalise  # noqa: E402
 from cellinfer_training.export import TOLERANCE, export_model  # noqa: E402
-from cellinfer_training.loop import Schedule, Trainer, of_output  # noqa: E402
+from cellinfer_training.loop import Batch, Schedule, Trainer, of_output, resume_step  # noqa: E402
 from cellinfer_training.losses import distance_loss  # noqa: E402
 from cellinfer_training.networks import FieldNet, UNet, load_weights, settle_statistics  # noqa: E402
 from cellinfer_training.recipes import RECIPES, load, shortened, split  # noqa: E402
@@ -87,6 +87,15 @@ def test_crops_are_reproducible_and_within_bounds() -> None:
     assert targets[:, :2].max() <= 1 + 1e-5
 
 
+def test_crops_are_scaled_no_further_than_images_are_when_segmented() -> None:
+    labels = np.zeros((400, 400), np.int32)
+    labels[100:300, 100:300] = 1
+    one = Sample("large", "drawn", labels.astype(np.float32), labels)
+    still = Augmentation(crop=96, diameter=22.0, scale=1.0, anisotropy=0.0, mosaic=0.0, empty=0.0, focused=1.0)
+    _, targets = CropSampler([one], still, 0).batch(4)
+    assert {round(np.sqrt(target[0].sum())) for target in targets} == {50}  # a quarter, not a tenth
+
+
 def test_copies_of_an_image_are_one_family_and_families_stay_together() -> None:
     samples = [sample(seed) for seed in range(6)]
     noisy = [
@@ -137,8 +146,7 @@ def test_training_lowers_the_loss_and_continues_where_it_stopped(tmp_path: Path)
     continued = trainer(tmp_path, 40, samples)
     assert continued.step == 30
     continued.run(report=lambda line: None)
-    with (tmp_path / "log.csv").open() as table:
-        rows = list(csv.DictReader(table))
+    rows = logged(tmp_path)
     assert [int(row["step"]) for row in rows] == list(range(5, 45, 5))
     assert float(rows[-1]["train"]) < 0.8 * float(rows[0]["train"])
     assert (tmp_path / "best.pt").exists()
@@ -314,6 +322,70 @@ def test_a_run_stopped_at_a_check_has_kept_its_best(tmp_path: Path) -> None:
         trainer(tmp_path, 5, samples, Stopped).run(report=lambda line: None)
     assert (tmp_path / "best.pt").exists()
     assert trainer(tmp_path, 5, samples).step == 0
+
+
+class Interrupted(Trainer):
+    """A training that Ctrl-C reaches in its eighth step."""
+
+    def _advance(self, batch: Batch) -> float:
+        if self.step == 7:
+            raise KeyboardInterrupt
+        return super()._advance(batch)
+
+
+def test_ctrl_c_keeps_what_was_learnt(tmp_path: Path) -> None:
+    samples = [sample(0)]
+    with pytest.raises(KeyboardInterrupt):
+        trainer(tmp_path, 10, samples, Interrupted).run(report=lambda line: None)
+    continued = trainer(tmp_path, 10, samples)
+    assert continued.step == 7
+    continued.run(report=lambda line: None)
+    assert [int(row["step"]) for row in logged(tmp_path)] == [5, 10]
+
+
+def logged(folder: Path) -> list[dict[str, str]]:
+    with (folder / "log.csv").open() as table:
+        return list(csv.DictReader(table))
+
+
+@pytest.mark.parametrize("damaged", [b"", b"PK\3\4", b"no checkpoint", None])
+def test_a_damaged_checkpoint_is_named_and_can_be_deleted(tmp_path: Path, damaged: bytes | None) -> None:
+    samples, last = [sample(0)], tmp_path / "last.pt"
+    trainer(tmp_path, 1, samples).run(report=lambda line: None)
+    if damaged is None:
+        torch.save({"of": "another program"}, last)
+    else:
+        last.write_bytes(damaged)
+    for look in (resume_step, lambda folder: trainer(folder, 1, samples)):
+        with pytest.raises(InputError, match=r"last.pt is damaged: delete .*last.pt"):
+            look(tmp_path)
+    last.unlink()
+    trainer(tmp_path, 1, samples).run(report=lambda line: None)
+    assert [int(row["step"]) for row in logged(tmp_path)] == [1]
+
+
+def test_a_start_that_comes_trained_is_logged_once(tmp_path: Path) -> None:
+    for _ in range(2):
+        stopped = trainer(tmp_path, 5, [sample(0)], Unmoved)
+        stopped.frozen_statistics = True
+        with pytest.raises(KeyboardInterrupt):
+            stopped.run(report=lambda line: None)
+    assert [int(row["step"]) for row in logged(tmp_path)] == [0]
+
+
+class Unmoved(Trainer):
+    """A training that Ctrl-C reaches before its first step."""
+
+    def _advance(self, batch: Batch) -> float:
+        raise KeyboardInterrupt
+
+
+def test_a_loss_that_is_no_number_ends_the_run(tmp_path: Path) -> None:
+    broken = trainer(tmp_path, 5, [sample(0)])
+    broken.validation = [(np.full_like(image, np.nan), target) for image, target in broken.validation]
+    with pytest.raises(InputError, match="is nan at step 5: run the same command again"):
+        broken.run(report=lambda line: None)
+    assert not (tmp_path / "last.pt").exists()
 
 
 def test_a_folder_holds_one_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

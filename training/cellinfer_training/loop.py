@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import copy
 import csv
+import io
 import math
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -15,7 +17,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from cellinfer.errors import InputError
+from cellinfer.errors import DeviceError, InputError, OutputError
+from cellinfer.files import durable, output_errors
 from numpy.typing import NDArray
 from rich.progress import MofNCompleteColumn, Progress
 from torch import Tensor, nn
@@ -53,6 +56,57 @@ class Schedule:
         return self.rate * min(1.0, (step + 1) / self.warm_up) * 0.5 * (1 + math.cos(math.pi * progress))
 
 
+def prepare(folder: Path, device: str) -> None:
+    """Make the folder of a run and see that its device is there, before anything that takes long.
+
+    Raises
+    ------
+    DeviceError
+        If the device is unknown or not there.
+    OutputError
+        If the folder cannot be made or written.
+    """
+    try:
+        wanted = torch.device(device)
+    except RuntimeError:
+        wanted = None
+    if wanted is None or wanted.type not in ("cpu", "cuda"):
+        raise DeviceError(f"Unknown device {device!r}: choose cpu or cuda.")
+    if wanted.type == "cuda" and (wanted.index or 0) >= torch.cuda.device_count():
+        raise DeviceError(f"torch sees no device {device}: use --device cpu, or install torch for CUDA and its driver.")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise OutputError(f"{folder} cannot hold a run ({error.strerror}): choose another --out.") from error
+
+
+def load_state(path: Path) -> dict[str, Any]:
+    """Read a checkpoint.
+
+    Raises
+    ------
+    InputError
+        If it is damaged or missing.
+    """
+    try:
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        int(state["step"])
+    except Exception as error:  # damage shows as anything from EOFError to KeyError
+        raise InputError(
+            f"{path} is damaged: delete {path.with_name('last.pt')} and run the same command again, to train anew."
+        ) from error
+    return state
+
+
+def save_state(path: Path, state: dict[str, Any]) -> None:
+    """Write a checkpoint, whole or not at all."""
+    content = io.BytesIO()  # writing to a full disk, torch says RuntimeError
+    torch.save(state, content)
+    with durable(path) as partial:
+        partial.write_bytes(content.getbuffer())
+
+
 def resume_step(folder: Path, identity: str = "") -> int:
     """Return the step that a run in `folder` would continue from; 0 for a new one.
 
@@ -66,12 +120,12 @@ def resume_step(folder: Path, identity: str = "") -> int:
     Raises
     ------
     InputError
-        If the folder holds another run.
+        If the folder holds another run, or a damaged one.
     """
     last = folder / "last.pt"
     if not last.exists():
         return 0
-    state = torch.load(last, map_location="cpu", weights_only=True)
+    state = load_state(last)
     _check_identity(state, folder, identity)
     return int(state["step"])
 
@@ -120,7 +174,7 @@ class Trainer:
     Raises
     ------
     InputError
-        If the folder holds a run of another identity.
+        If the folder holds a run of another identity, or a damaged one.
     """
 
     def __init__(
@@ -146,12 +200,31 @@ class Trainer:
         self.step, self.best = 0, math.inf
         if (folder / "last.pt").exists():
             self._restore(folder / "last.pt")
+        else:
+            (folder / "log.csv").unlink(missing_ok=True)  # of a run whose state was deleted
 
     def run(self, report: Callable[[str], None] = print) -> None:
-        """Train to the end of the schedule; a bar on terminals, a line at each check."""
+        """Train to the end of the schedule; a bar on terminals, a line at each check.
+
+        Raises
+        ------
+        InputError
+            If the loss on the validation batches is not a number.
+        KeyboardInterrupt
+            On Ctrl-C; what was learnt is kept.
+        """
+        try:
+            self._run(report)
+        except KeyboardInterrupt:
+            # At the step of a check the state is kept by the check, or the check must be made again.
+            if self.step % self.schedule.check_every and self.step < self.schedule.steps:
+                self._save("last.pt", self._state())
+            raise
+
+    def _run(self, report: Callable[[str], None]) -> None:
         running: list[float] = []
         started, first = time.monotonic(), self.step
-        if self.step == 0 and self.frozen_statistics:
+        if self.step == 0 and self.frozen_statistics and math.isinf(self.best):
             self._check(math.nan)  # a model that comes trained competes with what becomes of it
         bar = Progress(
             *Progress.get_default_columns(), MofNCompleteColumn(), transient=True, disable=not sys.stdout.isatty()
@@ -217,6 +290,11 @@ class Trainer:
         means = {name: float(np.mean(values)) for name, values in parts.items()}
         row = {"step": self.step, "rate": self.schedule.rate_at(self.step), "train": train}
         row |= {"validation": means.pop("loss"), **means}
+        if not math.isfinite(row["validation"]):
+            raise InputError(
+                f"The loss on held-out images is {row['validation']} at step {self.step}: run the same command again "
+                "to go on from the last good step, and if it comes back, look for faulty images or masks."
+            )
         improved = row["validation"] < self.best
         self.best = min(self.best, row["validation"])
         # The best first: a run stopped between the two checks this step again, and loses nothing.
@@ -229,7 +307,7 @@ class Trainer:
     def _append(self, row: dict[str, float]) -> None:
         log = self.folder / "log.csv"
         fresh = not log.exists()
-        with log.open("a", newline="") as table:
+        with output_errors(log), log.open("a", newline="") as table:
             writer = csv.DictWriter(table, row.keys())
             if fresh:
                 writer.writeheader()
@@ -247,12 +325,10 @@ class Trainer:
         }
 
     def _save(self, name: str, state: dict[str, Any]) -> None:
-        partial = self.folder / f"{name}.partial"
-        torch.save(state, partial)
-        partial.replace(self.folder / name)
+        save_state(self.folder / name, state)
 
     def _restore(self, path: Path) -> None:
-        state = torch.load(path, map_location=self.device, weights_only=True)
+        state = load_state(path)
         _check_identity(state, self.folder, self.identity)
         self.network.load_state_dict(state["network"])
         self.average.load_state_dict(state["average"])

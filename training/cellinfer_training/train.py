@@ -20,7 +20,7 @@ from cellinfer_training.augment import CropSampler, Targets
 from cellinfer_training.cards import Provenance
 from cellinfer_training.data import Sample
 from cellinfer_training.export import register
-from cellinfer_training.loop import Batch, Trainer, of_output, resume_step
+from cellinfer_training.loop import Batch, Trainer, load_state, of_output, resume_step
 from cellinfer_training.networks import load_weights, settle_statistics
 from cellinfer_training.parity import contract
 from cellinfer_training.recipes import Recipe
@@ -151,7 +151,7 @@ def finish(
         The ONNX file; `scores.csv`, `report.md` and `report.png` lie beside it.
     """
     network = recipe.make_network()
-    best = torch.load(folder / "best.pt", map_location="cpu", weights_only=True)
+    best = load_state(folder / "best.pt")
     network.load_state_dict(best["network"])
     path = folder / f"{recipe.name}.onnx"
     recipe.export(network, recipe.describe({}, provenance), path)
