@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import cellinfer_models
 import cv2
@@ -14,8 +18,10 @@ import pytest
 pytest.importorskip("torch", reason="needs the [train] extra")
 
 from cellinfer.cards import METADATA_KEY
-from cellinfer.errors import InputError, ModelError
-from cellinfer.sessions import open_session
+from cellinfer.errors import DeviceError, InputError, ModelError, OutputError
+from cellinfer.sessions import Session, open_session
+from cellinfer_training import loop, own
+from cellinfer_training.assess import Score
 from cellinfer_training.data import Sample, load_folder, tidy
 from cellinfer_training.maskrcnn.export import describe_mask_rcnn
 from cellinfer_training.maskrcnn.training import FLUORESCENCE
@@ -170,6 +176,20 @@ def test_only_images_of_one_family_are_called_too_alike() -> None:
     assert any(s.labels.any() for s in held)
 
 
+@pytest.mark.parametrize(
+    ("sizes", "count"), [((5, 3, 2), 2), ((5, 5), 5), ((1, 4, 5), 1), ((2, 4, 4), 2), ((40, 30, 20, 5, 5), 10)]
+)
+def test_families_near_the_wished_share_are_held_out(sizes: tuple[int, ...], count: int) -> None:
+    groups = [f"family {number}" for number, size in enumerate(sizes) for _ in range(size)]
+    empty = np.zeros((4, 4), np.float32)
+    samples = [Sample(f"f{n}", "own", empty, np.ones((4, 4), np.int32), group) for n, group in enumerate(groups)]
+    for seed in range(5):
+        training, held, remarks = split_own(samples, replace(RECIPES["nuclei"], seed=seed))
+        assert "families" in remarks[0]
+        assert {s.group for s in training}.isdisjoint({s.group for s in held})
+        assert len(held) == count
+
+
 def write_colours(folder: Path, *shares: float) -> None:
     """Write the first image again, in colour."""
     grey = draw_cells(0, (140, 150))["DNA"]
@@ -208,6 +228,7 @@ def test_fine_tuning_keeps_the_better_model_and_says_what_came_of_it(
     text = (tmp_path / "out" / "report.md").read_text()
     assert "before" in text
     assert "after" in text
+    assert "may have learnt" not in text
     assert "before" in capsys.readouterr().out
     card = open_session(path, "cpu", 1).card
     stated = card.description_file
@@ -218,7 +239,33 @@ def test_fine_tuning_keeps_the_better_model_and_says_what_came_of_it(
     assert stated["tags"] == ["instance-segmentation", "2d"]
     assert card.channels == ("grey",)
     again = fine_tune(str(path), tmp_path / "mine", tmp_path / "again", steps=2)  # its card says how it was made
+    assert "may have learnt some of these images" in (tmp_path / "again" / "report.md").read_text()
     assert open_session(again, "cpu", 1).card.outputs == card.outputs
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_fine_tuning_that_does_not_help_leaves_the_weights_as_they_were(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def judged(session: Session, held: list[Sample]) -> list[Score]:
+        value = 0.9 if session.card.name == "nuclei" else 0.5
+        return [Score(s.name, s.source, s.group, 1.0, 1.0, (value,) * 10) for s in held]
+
+    for number in range(2):
+        write_pair(tmp_path / "mine", number)
+    monkeypatch.setattr(own, "assess", judged)
+    monkeypatch.setattr(loop.Trainer, "_check", always_best)
+    path = fine_tune("nuclei", tmp_path / "mine", tmp_path / "out", steps=2)
+    assert "did not help: nuclei-mine.onnx holds the weights it began with" in (tmp_path / "out/report.md").read_text()
+    image = np.random.default_rng(0).random((1, 1, 64, 64), np.float32)
+    before, after = (open_session(model, "cpu", 1).run(image) for model in ("nuclei", path))
+    np.testing.assert_allclose(after, before, atol=1e-4)
+
+
+def always_best(trainer: loop.Trainer, train: float, check: Callable[..., Any] = loop.Trainer._check) -> Any:
+    """Check as ever, but take every state for the best so far."""
+    trainer.best = np.inf
+    return check(trainer, train)
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -266,6 +313,23 @@ def test_what_cannot_be_trained_on_is_refused_at_once(tmp_path: Path) -> None:
     wide = recarded(tmp_path / "wide.onnx", recipe=stored["config"]["cellinfer"]["recipe"] | {"width": 32})
     with pytest.raises(ModelError, match="cannot be fine-tuned"):
         fine_tune(str(wide), folder, tmp_path / "out")
+
+
+def test_what_cannot_work_is_refused_before_images_are_read(tmp_path: Path) -> None:
+    folder, out, file = tmp_path / "missing", tmp_path / "out", tmp_path / "file"
+    file.touch()
+    for begin in (partial(train_own, folder), partial(fine_tune, "nuclei", folder)):
+        with pytest.raises(DeviceError, match="choose cpu or cuda"):
+            begin(out, device="gpu")
+        with pytest.raises(DeviceError, match="torch sees no device cuda:99"):
+            begin(out, device="cuda:99")
+        for place in (file, file / "below"):
+            with pytest.raises(OutputError, match="choose another --out"):
+                begin(place)
+        with pytest.raises(InputError, match="choose a --name without"):
+            begin(out, name="a/b")
+    with pytest.raises(InputError, match="unet cannot predict star-convex"):
+        train_own(folder, out, like="unet", task="star-convex")
 
 
 def test_a_model_of_unknown_making_cannot_be_fine_tuned(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -16,10 +17,10 @@ from cellinfer_training.assess import assess, summarise
 from cellinfer_training.augment import Augmentation
 from cellinfer_training.cards import Provenance
 from cellinfer_training.data import Sample, load_folder
-from cellinfer_training.loop import Schedule
+from cellinfer_training.loop import Schedule, load_state, prepare, save_state
 from cellinfer_training.networks import load_weights
 from cellinfer_training.recipes import RECIPES, Recipe, shortened
-from cellinfer_training.splits import assign_families, split_by_group
+from cellinfer_training.splits import assign_families
 from cellinfer_training.tasks import TASKS
 from cellinfer_training.train import finish, train
 
@@ -68,7 +69,12 @@ def train_own(
         raise InputError(f"There is no task {task!r}: choose {', '.join(TASKS)}.")
     recipe = shortened(RECIPES[like], steps)
     recipe = replace(recipe, task=task or recipe.task)
+    if recipe.network == "unet" and recipe.make_task().stride != 1:
+        raise InputError(
+            f"The network of {like} cannot predict {recipe.task}: choose --like nuclei, or another --task."
+        )
     recipe = _named(replace(recipe, start=None), name or folder.resolve().name, folder)
+    prepare(out, device)
     samples, notes = load_folder(folder, recipe.colour, channel)
     training, held, remarks = split_own(samples, recipe)
     _say(notes + remarks)
@@ -88,7 +94,7 @@ def fine_tune(
     """Train a finished model on, on a few images of one's own, and say whether that helped.
 
     Batch-normalisation statistics stay as they are, the rate is low, and the model as it came competes with every
-    state after it: if nothing beats it on the held-out images, it is what comes out.
+    state after it: if nothing beats it on the held-out images, its weights are what comes out.
 
     Parameters
     ----------
@@ -114,19 +120,32 @@ def fine_tune(
     name = name or f"{recipe.name}-{folder.resolve().name}"
     augmentation = replace(recipe.augmentation, scale=1.3)
     recipe = _named(replace(recipe, schedule=schedule, augmentation=augmentation), name, folder)
+    prepare(out, device)
     samples, notes = load_folder(folder, recipe.colour, channel)
+    if model not in cellinfer_models.registry():
+        notes.append(
+            f"{path} may have learnt some of these images before: held-out ones among them flatter both models"
+        )
     training, held, remarks = split_own(samples, recipe)
     _say(notes + remarks)
     train(recipe, training, held, out, device, start=path, frozen_statistics=True)
     start = {"name": before.card.name, "sha256": before.sha256}
-    finished = finish(recipe, held, out, Provenance(_sets(samples, folder), remarks[0], start), notes + remarks)
+    provenance = Provenance(_sets(samples, folder), remarks[0], start)
+    finished = finish(recipe, held, out, provenance, notes + remarks)
     old, new = (summarise(assess(s, held))["all"] for s in (before, open_session(finished, device="cpu")))
     verdict = (
         f"held-out images: mAP_DSB {old['map_dsb']:.3f} before, {new['map_dsb']:.3f} after; "
         f"AP50 {old['ap50']:.3f} before, {new['ap50']:.3f} after"
     )
     if new["map_dsb"] <= old["map_dsb"]:
-        verdict += " - fine-tuning did not help; keep the model you have, or add images that it gets wrong"
+        if load_state(out / "best.pt")["step"] > 0:
+            unchanged = recipe.make_network()
+            load_weights(unchanged, path)
+            save_state(out / "best.pt", {"step": 0, "network": unchanged.state_dict()})
+            finish(recipe, held, out, provenance, notes + remarks)
+        verdict += (
+            f" - fine-tuning did not help: {finished.name} holds the weights it began with; add images it gets wrong"
+        )
     _say([verdict])
     with (out / "report.md").open("a", encoding="utf-8") as report:
         report.write(f"\n{verdict}\n")
@@ -152,15 +171,34 @@ def split_own(samples: list[Sample], recipe: Recipe) -> tuple[list[Sample], list
     if all(not sample.group for sample in samples):
         assign_families(samples)
     share = max(recipe.validation, 1 / len(samples))
-    training, held = split_by_group(samples, share, recipe.seed, largest=0.5)
+    families = _choose_families(samples, share, recipe.seed)
+    training, held = ([s for s in samples if (s.group in families) == side] for side in (False, True))
     how = "families of look-alike images, never divided between training and held-out images"
-    if len(held) > len(training) or not all(any(s.labels.any() for s in side) for side in (training, held)):
+    if not held:
         training, held = _single_images(samples, share, recipe.seed)
         how = "single images, since no whole families could be held out: look-alikes may be on both sides"
         if len({sample.group for sample in samples}) < 2:
             how = "the images are too alike to hold out a whole family: figures flatter the model"
     named = ", ".join(sample.name for sample in held[:8])
     return training, held, [how, f"held out: {named}" + (" ..." if len(held) > 8 else "")]
+
+
+def _choose_families(samples: list[Sample], share: float, seed: int) -> frozenset[str]:
+    """Choose families with objects that come nearest to a share of all images, and to no more than a third if possible.
+
+    At least one family with objects is left to learn from; where there is but one, none is chosen.
+    """
+    sizes = Counter(sample.group for sample in samples)
+    filled = sorted({sample.group for sample in samples if sample.labels.any()})
+    chosen: dict[int, frozenset[str]] = {0: frozenset()}  # by number of images, families that have it together
+    for index in np.random.default_rng(seed).permutation(len(filled)):
+        name = filled[index]
+        for count in sorted(chosen):
+            if count + sizes[name] not in chosen:
+                chosen[count + sizes[name]] = chosen[count] | {name}
+    possible = chosen.keys() - {0, sum(sizes[name] for name in filled)}
+    best = min(possible, key=lambda n: (n > len(samples) / 3, abs(n - share * len(samples)), n), default=0)
+    return chosen[best]
 
 
 def _single_images(samples: list[Sample], share: float, seed: int) -> tuple[list[Sample], list[Sample]]:
@@ -222,6 +260,8 @@ def _recipe_of(path: Path) -> Recipe:
 
 
 def _named(recipe: Recipe, name: str, folder: Path) -> Recipe:
+    if not name or set(name) & set("/\\"):
+        raise InputError(f"A model cannot go by the name {name!r}: choose a --name without / and \\.")
     source = folder.resolve().name
     return replace(
         recipe,
