@@ -14,7 +14,7 @@ import onnx
 import pytest
 import yaml
 from cellinfer import models
-from cellinfer.cards import METADATA_KEY, parse_card
+from cellinfer.cards import METADATA_KEY, card_from_metadata, parse_card
 from cellinfer.errors import DeviceError, EngineError, ModelError
 from cellinfer.onnxfile import has_external_data
 from cellinfer.sessions import open_session
@@ -237,13 +237,81 @@ def test_a_card_without_a_field_names_it(field: str) -> None:
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("diameter", 0), ("diameter_tolerance", 0.5), ("tile", 641), ("halo", 1088), ("halo", 1073), ("multiple", 0)],
+    [("diameter", 0), ("diameter_tolerance", 0.5), ("tile", 641), ("halo", 320), ("halo", 305), ("multiple", 0)],
 )
 def test_cards_that_make_no_sense_are_refused(field: str, value: float) -> None:
     card = description()
-    card["config"]["cellinfer"][field] = value
+    card["config"]["cellinfer"] |= {"tile": 640, "multiple": 16, field: value}
     with pytest.raises(ModelError, match=field):
         parse_card(card, "mine")
+
+
+OURS = ("config", "cellinfer")
+STEPS = ("inputs", 0, "preprocessing")
+ZERO_MEAN = {"id": "zero_mean_unit_variance", "kwargs": {"axes": ["y", "x"]}}
+MISSING = object()
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "reason"),
+    [
+        (("inputs", 0, "axes"), "bcyx", "inputs.0.axes as 'bcyx': it must be a list"),
+        (("inputs", 0, "axes"), ["b", "c", "y", "x"], "inputs.0.axes.0 as 'b'"),
+        (("inputs", 0, "axes", 1, "channel_names"), MISSING, "lacks the field inputs.0.axes.1.channel_names"),
+        (("inputs", 0, "axes", 1, "channel_names"), "DNA", "channel_names as 'DNA': it must be a list"),
+        (("inputs", 0, "axes", 1, "type"), "space", "names no channels: inputs.0.axes"),
+        ((*STEPS, 0, "kwargs", "min_percentile"), MISSING, "lacks the field inputs.0.preprocessing.0.kwargs.min_perc"),
+        ((*STEPS, 0, "kwargs"), None, "lacks the field inputs.0.preprocessing.0.kwargs.min_perc"),
+        ((*STEPS, 0), ZERO_MEAN, r"preprocessing \['zero_mean_unit_variance', 'clip'\]"),
+        ((*STEPS, 1), MISSING, r"preprocessing \['scale_range'\]"),
+        ((*STEPS, 1, "kwargs", "max"), MISSING, "lacks the field inputs.0.preprocessing.1.kwargs.max"),
+        (STEPS, None, "inputs.0.preprocessing as None"),
+        (("outputs",), None, "outputs as None"),
+        (("outputs",), [], "lacks the field outputs.0"),
+        (OURS, [], r"config.cellinfer as \[\]"),
+        ((*OURS, "diameter"), "big", "config.cellinfer.diameter as 'big': it must be a finite number"),
+        ((*OURS, "diameter"), None, "diameter as None"),
+        ((*OURS, "diameter"), np.inf, "diameter as inf"),
+        ((*OURS, "diameter"), True, "diameter as True"),
+        pytest.param((*OURS, "diameter_tolerance"), 10**400, "diameter_tolerance as 1000", id="no float holds it"),
+        ((*OURS, "tile"), "a", "config.cellinfer.tile as 'a'"),
+        ((*OURS, "tile"), np.inf, "tile as inf"),
+        ((*OURS, "multiple"), 16.7, "multiple as 16.7: it must be a whole number"),
+        ((*OURS, "multiple"), 2**40, "multiple 1099511627776 is not in 1..4096"),
+        ((*OURS, "decoder"), "distance", "lacks the field config.cellinfer.decoder.kind"),
+        ((*OURS, "decoder", "options"), [], r"config.cellinfer.decoder.options as \[\]"),
+        ((*OURS, "decoder", "options"), None, "options as None"),
+        ((*OURS, "decoder", "options"), {"core": np.nan}, "options.core as nan: it must be a finite number"),
+        ((*OURS, "golden"), None, "config.cellinfer.golden as None"),
+    ],
+)
+def test_what_is_wrong_with_a_card_is_said_in_one_sentence(path: tuple[Any, ...], value: Any, reason: str) -> None:
+    card = inner = description()
+    for step in path[:-1]:
+        inner = inner[step]
+    if value is MISSING:
+        del inner[path[-1]]
+    else:
+        inner[path[-1]] = value
+    with pytest.raises(ModelError, match=reason) as refused:
+        card_from_metadata({METADATA_KEY: json.dumps(card)}, "mine")
+    assert "\n" not in str(refused.value)
+    assert len(str(refused.value)) < 250
+
+
+def test_swapped_preprocessing_is_refused() -> None:
+    card = description()
+    card["inputs"][0]["preprocessing"].reverse()
+    with pytest.raises(ModelError, match=r"\['clip', 'scale_range'\]"):
+        parse_card(card, "mine")
+
+
+@pytest.mark.parametrize(
+    "text", ["null", "[]", "7", '"card"', "[" * 100_000, '{"a":' * 100_000, "{", json.dumps({"config": {}})]
+)
+def test_what_is_no_card_at_all_is_refused(text: str) -> None:
+    with pytest.raises(ModelError, match="mine"):
+        card_from_metadata({METADATA_KEY: text}, "mine")
 
 
 def test_a_gpu_that_is_not_there_is_an_error() -> None:

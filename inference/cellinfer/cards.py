@@ -8,7 +8,9 @@ inconsistent field is refused when the model is loaded, never guessed.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import math
+import reprlib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
@@ -17,6 +19,9 @@ from cellinfer.microscopy import ASPECTS, find_word
 
 METADATA_KEY = "cellinfer"
 Fit = Literal["good", "partly", "poor"]
+_PREPROCESSING = ["scale_range", "clip"]
+_LARGEST_MULTIPLE = 4096
+"""Pixels; fields are continued by one multiple on every side."""
 
 
 @dataclass(frozen=True)
@@ -127,32 +132,35 @@ def parse_card(description: Mapping[str, Any], source: str) -> ModelCard:
         If a field is missing or does not make sense; the message names the field.
     """
     look = _Lookup(description, source)
-    image = look("inputs", 0)
-    scale = look("inputs", 0, "preprocessing", 0, "kwargs")
-    clip = look("inputs", 0, "preprocessing", 1, "kwargs")
-    ours = look("config", "cellinfer")
-    inner = _Lookup(ours, source, "config.cellinfer")
+    _check_preprocessing(look, source)
+    scale, clip = (look.inside("inputs", 0, "preprocessing", step, "kwargs") for step in range(len(_PREPROCESSING)))
+    inner = look.inside("config", "cellinfer")
+    ours = inner.mapping()
     card = ModelCard(
         name=str(look("name")),
         version=str(look("version")),
         description=str(look("description")),
         license=str(look("license")),
-        channels=_channel_names(image, source),
-        percentiles=(float(scale["min_percentile"]), float(scale["max_percentile"])),
-        clip=(float(clip["min"]), float(clip["max"])),
-        diameter=float(inner("diameter")),
-        diameter_tolerance=float(inner("diameter_tolerance")),
-        multiple=int(inner("multiple")),
-        tile=int(inner("tile")),
-        halo=int(inner("halo")),
-        stride=int(ours.get("stride", 1)),
+        channels=_channel_names(look, source, "inputs"),
+        percentiles=(float(scale.number("min_percentile")), float(scale.number("max_percentile"))),
+        clip=(float(clip.number("min")), float(clip.number("max"))),
+        diameter=float(inner.number("diameter")),
+        diameter_tolerance=float(inner.number("diameter_tolerance")),
+        multiple=inner.whole("multiple"),
+        tile=inner.whole("tile"),
+        halo=inner.whole("halo"),
+        stride=inner.whole("stride") if "stride" in ours else 1,
         outputs=_output_names(look, source),
         decoder=str(inner("decoder", "kind")),
-        decoder_options={name: _number(name, value, source) for name, value in inner("decoder", "options").items()},
+        decoder_options={
+            name: inner.number("decoder", "options", name) for name in inner.mapping("decoder", "options")
+        },
         suited=_parse_suited(ours.get("suited", {}), source),
         description_file=description,
     )
     _check(card, source)
+    if "golden" in ours:
+        inner.mapping("golden")
     return card
 
 
@@ -173,6 +181,8 @@ def card_from_metadata(metadata: Mapping[str, str], source: str) -> ModelCard:
         description = json.loads(metadata[METADATA_KEY])
     except ValueError as error:
         raise ModelError(f"The card inside the model {source} is not valid JSON ({error}).") from error
+    except RecursionError as error:
+        raise ModelError(f"The card inside the model {source} is nested too deeply: write it anew.") from error
     return parse_card(description, source)
 
 
@@ -202,9 +212,9 @@ def _parse_suitability(answer: Mapping[str, Any]) -> Suitability:
 
 
 class _Lookup:
-    """Walks a nested description and names the missing field in its error."""
+    """Walks a nested description and names the field that is missing, or of the wrong kind, in its error."""
 
-    def __init__(self, root: Any, source: str, prefix: str = "") -> None:
+    def __init__(self, root: Any, source: str, prefix: tuple[str | int, ...] = ()) -> None:
         self._root, self._source, self._prefix = root, source, prefix
 
     def __call__(self, *path: str | int) -> Any:
@@ -213,33 +223,84 @@ class _Lookup:
             try:
                 found = found[step]
             except (KeyError, IndexError, TypeError):
-                name = ".".join(map(str, [self._prefix, *path] if self._prefix else path))
-                raise ModelError(f"The card of the model {self._source} lacks the field {name}.") from None
+                raise ModelError(f"The card of the model {self._source} lacks the field {self._name(path)}.") from None
         return found
 
+    def inside(self, *path: str | int) -> _Lookup:
+        """Return a lookup that begins at a field."""
+        return _Lookup(self(*path), self._source, (*self._prefix, *path))
 
-def _channel_names(tensor: Mapping[str, Any], source: str) -> tuple[str, ...]:
-    for axis in tensor.get("axes", ()):
-        if axis.get("type") == "channel":
-            return tuple(str(name) for name in axis["channel_names"])
-    raise ModelError(f"The card of the model {source} names no channels for its tensor {tensor.get('id')!r}.")
+    def mapping(self, *path: str | int) -> Mapping[str, Any]:
+        """Return a field that has named fields inside."""
+        found = self(*path)
+        if not isinstance(found, Mapping):
+            raise self._wrong(path, found, "a mapping of names")
+        return found
+
+    def items(self, *path: str | int) -> Sequence[Any]:
+        """Return a field that is a list; text is none."""
+        found = self(*path)
+        if not isinstance(found, list | tuple):
+            raise self._wrong(path, found, "a list, as in a BioImage.IO description 0.5")
+        return found
+
+    def number(self, *path: str | int) -> float:
+        """Return a finite number as it stands, whole or not."""
+        found = self(*path)
+        if isinstance(found, bool) or not isinstance(found, int | float) or not _is_finite(found):
+            raise self._wrong(path, found, "a finite number")
+        return found
+
+    def whole(self, *path: str | int) -> int:
+        """Return a whole number; none is rounded."""
+        found = self.number(*path)
+        if found != int(found):
+            raise self._wrong(path, found, "a whole number")
+        return int(found)
+
+    def _name(self, path: tuple[str | int, ...]) -> str:
+        return ".".join(map(str, (*self._prefix, *path)))
+
+    def _wrong(self, path: tuple[str | int, ...], found: Any, must: str) -> ModelError:
+        given = reprlib.repr(found)
+        return ModelError(
+            f"The card of the model {self._source} gives {self._name(path)} as {given}: it must be {must}."
+        )
+
+
+def _is_finite(value: float) -> bool:
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # a whole number beyond what a float holds
+        return False
+
+
+def _check_preprocessing(look: _Lookup, source: str) -> None:
+    """Refuse other steps than ours: a network must see images as it was trained on them."""
+    path = ("inputs", 0, "preprocessing")
+    steps = [look(*path, number, "id") for number in range(len(look.items(*path)))]
+    if steps != _PREPROCESSING:
+        raise ModelError(
+            f"The card of the model {source} asks for the preprocessing {reprlib.repr(steps)}; this version has "
+            f"{_PREPROCESSING}, in this order: put other steps into the network itself."
+        )
+
+
+def _channel_names(look: _Lookup, source: str, tensors: str) -> tuple[str, ...]:
+    """Return the channels of the first of the inputs or outputs."""
+    path = (tensors, 0, "axes")
+    for number in range(len(look.items(*path))):
+        if look.mapping(*path, number).get("type") == "channel":
+            return tuple(str(name) for name in look.items(*path, number, "channel_names"))
+    raise ModelError(f"The card of the model {source} names no channels: {tensors}.0.axes has no axis of that type.")
 
 
 def _output_names(look: _Lookup, source: str) -> tuple[str, ...]:
     """Return the channels of the one output, or the names of several."""
-    count = len(look("outputs"))
+    count = len(look.items("outputs"))
     if count > 1:
         return tuple(str(look("outputs", number, "id")) for number in range(count))
-    return _channel_names(look("outputs", 0), source)
-
-
-def _number(name: str, value: Any, source: str) -> float | int:
-    """Return a decoder's option as it stands, whole or not."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise ModelError(
-            f"The card of the model {source} gives the decoder's option {name} as {value!r}: not a number."
-        )
-    return value
+    return _channel_names(look, source, "outputs")
 
 
 def _check(card: ModelCard, source: str) -> None:
@@ -251,7 +312,7 @@ def _check(card: ModelCard, source: str) -> None:
         (not card.clip[0] < card.clip[1], f"clip range {card.clip} is empty"),
         (not card.diameter > 0, f"diameter {card.diameter} is not positive"),
         (not card.diameter_tolerance >= 1, f"diameter_tolerance {card.diameter_tolerance} is below 1"),
-        (card.multiple < 1, f"multiple {card.multiple} is below 1"),
+        (not 1 <= card.multiple <= _LARGEST_MULTIPLE, f"multiple {card.multiple} is not in 1..{_LARGEST_MULTIPLE}"),
         (card.tile % multiple != 0, f"tile {card.tile} is not a multiple of {card.multiple}"),
         (card.halo < 0 or card.tile - 2 * rim < multiple, f"halo {card.halo} leaves nothing of a tile"),
         (card.stride < 1 or card.multiple % max(card.stride, 1) != 0, f"stride {card.stride} does not divide multiple"),
