@@ -81,3 +81,24 @@ def test_all_tiles_have_one_shape_and_batches_are_bounded(batch: int) -> None:
     assert {shape[1:] for shape in shapes} == {(1, 96, 96)}
     assert max(shape[0] for shape in shapes) <= batch
     assert sum(shape[0] for shape in shapes) == 4 * 3
+
+
+@pytest.mark.parametrize(
+    ("change", "stride", "gives"),
+    [
+        (lambda tiles: tiles[..., 1:-1, 1:-1], 1, "94x94 for a tile of 96x96; its card's stride 1 promises 96x96"),
+        (lambda tiles: tiles.repeat(2, axis=2).repeat(2, axis=3), 1, "192x192 for a tile"),
+        (lambda tiles: tiles[..., ::2, ::4], 2, "48x24 for a tile of 96x96; its card's stride 2 promises 48x48"),
+        (lambda tiles: tiles, 2, "96x96 for a tile"),
+    ],
+)
+def test_fields_of_another_size_than_promised_are_refused(change: Any, stride: int, gives: str) -> None:
+    image = np.zeros((1, 200, 170), np.float32)
+    with pytest.raises(ModelError, match=gives):
+        predict(change, image, tile=96, halo=16, multiple=16, stride=stride)
+
+
+def test_a_network_may_give_coarser_fields() -> None:
+    image = np.random.default_rng(0).random((1, 201, 170), np.float32)
+    coarse = predict(lambda tiles: tiles[..., ::2, ::2], image, tile=96, halo=16, multiple=16, stride=2)
+    np.testing.assert_array_equal(coarse, image[:, ::2, ::2])

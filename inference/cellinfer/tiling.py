@@ -12,6 +12,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from cellinfer.errors import ModelError
+
 Network = Callable[[NDArray[np.float32]], NDArray[np.float32]]
 
 
@@ -98,6 +100,11 @@ def predict(
     -------
     ndarray
         `(K, ceil(H / stride), ceil(W / stride))` float32.
+
+    Raises
+    ------
+    ModelError
+        If the network gives fields of another size.
     """
     height, width = image.shape[1:]
     (tall, rows), (wide, columns) = (plan(length, tile, halo, multiple) for length in (height, width))
@@ -111,13 +118,26 @@ def predict(
         chunk = places[number : number + batch]
         corners = [(row.start + multiple, column.start + multiple) for row, column in chunk]
         tiles = np.stack([padded[:, y : y + tall, x : x + wide] for y, x in corners])
-        for (row, column), fields in zip(chunk, network(tiles), strict=True):
+        outputs = network(tiles)
+        _check_size(outputs.shape[2:], (tall, wide), stride)
+        for (row, column), fields in zip(chunk, outputs, strict=True):
             if result is None:
                 result = np.empty((fields.shape[0], -(-height // stride), -(-width // stride)), np.float32)
             used = fields[:, _coarse(row.inside, stride), _coarse(column.inside, stride)]
             result[:, _coarse(row.outside, stride), _coarse(column.outside, stride)] = used
     assert result is not None
     return result
+
+
+def _check_size(given: tuple[int, ...], tile: tuple[int, int], stride: int) -> None:
+    """Refuse fields that would be cut at the wrong places: every object would be shifted."""
+    promised = tuple(length // stride for length in tile)
+    if given != promised:
+        fields, pixels, right = ("x".join(map(str, size)) for size in (given, tile, promised))
+        raise ModelError(
+            f"The network gives {fields} for a tile of {pixels}; its card's stride {stride} promises {right}: pad its "
+            "convolutions, or correct the stride in its card."
+        )
 
 
 def _coarse(pixels: slice, stride: int) -> slice:
