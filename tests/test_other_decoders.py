@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from cellinfer.decoders import DECODERS, decode
+from cellinfer.decoders.mask_rcnn import find_objects
+from cellinfer.errors import ModelError
 from cellinfer_kernels.components import boundaries
 from cellinfer_kernels.matching import score_thresholds
 from hypothesis import given
@@ -91,6 +95,23 @@ def test_semantic_joins_what_touches_and_split_parts_it():
     assert scores.fp[0] <= 0.05 * count
 
 
+def test_a_diameter_beyond_the_image_costs_no_more_than_the_image(monkeypatch):
+    sides = []
+
+    def element(shape, size, make=cv2.getStructuringElement):
+        sides.append(size[0])
+        return make(shape, size)
+
+    monkeypatch.setattr(cv2, "getStructuringElement", element)
+    labels = packed_disks(0, 60)
+    joined = decode("semantic", semantic(labels), 3000.0, EVERY_SIZE)
+    parted = decode("semantic", semantic(labels), 3000.0, {"split": 0.5, **EVERY_SIZE})
+    np.testing.assert_array_equal(parted > 0, joined > 0)
+    assert parted.max() == joined.max()
+    assert sides
+    assert max(sides) <= 2 * np.hypot(60, 60) + 2
+
+
 @pytest.mark.parametrize("options", [{}, {"split": 0.4}])
 def test_separate_cells_come_back_from_the_foreground(options):
     labels = draw_cells(3, (200, 230))["truth"].astype(np.int32)
@@ -147,6 +168,12 @@ def test_noise_gives_sequential_labels_and_nothing_gives_none(kind, planes):
     background = np.zeros((planes, 30, 20), np.float32)
     background[0] = planes == 3
     assert not decode(kind, background, 4.0, {}).any()
+
+
+def test_the_options_named_for_the_mask_rcnn_are_those_it_takes():
+    named = DECODERS["mask-rcnn"].find_options
+    with pytest.raises(ModelError, match=re.escape(f"it takes {list(named)}")):
+        find_objects(None, np.zeros((1, 8, 8), np.float32), 28.0, (8, 8), {"certainty": 0.5})
 
 
 @pytest.mark.realdata

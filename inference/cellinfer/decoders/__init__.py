@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from inspect import Parameter, signature
 from typing import Any
 
 import numpy as np
@@ -39,6 +40,8 @@ class Decoder:
         For networks that give objects, not fields, and are run by the decoder itself:
         `find(session, planes, diameter, shape, options)` with planes `(C, h, w)` float32, normalised and rescaled;
         returns `(H, W)` int32 labels. None for all others.
+    find_options
+        Names of the options that `find` takes.
     """
 
     decode: Callable[..., NDArray[np.int32]] | None
@@ -46,6 +49,7 @@ class Decoder:
     resized: bool
     outputs: int | None
     find: Callable[..., NDArray[np.int32]] | None = None
+    find_options: tuple[str, ...] = ()
 
 
 DECODERS: dict[str, Decoder] = {
@@ -55,7 +59,12 @@ DECODERS: dict[str, Decoder] = {
     "three-class": Decoder(three_class.decode, scalar=True, resized=True, outputs=3),
     "flows": Decoder(flows.decode, scalar=False, resized=True, outputs=3),
     "mask-rcnn": Decoder(
-        None, scalar=False, resized=False, outputs=len(mask_rcnn.OUTPUTS), find=mask_rcnn.find_objects
+        None,
+        scalar=False,
+        resized=False,
+        outputs=len(mask_rcnn.OUTPUTS),
+        find=mask_rcnn.find_objects,
+        find_options=("confidence", "overlap", "proposals", "proposal_overlap", "smallest"),
     ),
 }
 
@@ -71,6 +80,31 @@ def find_decoder(kind: str) -> Decoder:
     if kind not in DECODERS:
         raise ModelError(f"The model's card asks for the decoder {kind!r}; this version has {', '.join(DECODERS)}.")
     return DECODERS[kind]
+
+
+def check_options(kind: str, options: Mapping[str, Any]) -> None:
+    """Check a decoder's options, as a card gives them.
+
+    Raises
+    ------
+    ModelError
+        If there is no decoder of that kind, it has no such option, or takes whole numbers only.
+    """
+    decoder = find_decoder(kind)
+    known: dict[str, Any] = dict.fromkeys(decoder.find_options)
+    if decoder.decode is not None:  # `stride` and `seen` have no defaults, for they are not the card's to give
+        known = {
+            parameter.name: parameter.default
+            for parameter in signature(decoder.decode).parameters.values()
+            if parameter.kind is Parameter.KEYWORD_ONLY and parameter.default is not Parameter.empty
+        }
+    if unknown := sorted(options.keys() - known.keys()):
+        raise ModelError(f"The model's card gives the decoder {kind!r} the options {unknown}; it takes {list(known)}.")
+    for name, value in options.items():
+        if isinstance(known[name], int) and not isinstance(value, int):
+            raise ModelError(
+                f"The model's card gives the decoder {kind!r} the option {name} as {value!r}: give a whole number."
+            )
 
 
 def decode(
@@ -111,14 +145,12 @@ def decode(
     Raises
     ------
     ModelError
-        If there is no decoder of that kind, or it does not take these options.
+        If there is no decoder of that kind, or it does not take these options (see `check_options`).
     """
     decoder = find_decoder(kind)
     if decoder.decode is None:
         raise ModelError(f"The decoder {kind!r} takes no fields: it runs its network itself (see `Decoder.find`).")
     size = shape or fields.shape[1:]
     grid = {} if decoder.resized else {"stride": stride, "seen": seen or size}
-    try:
-        return decoder.decode(fields, diameter, size, **grid, **options)
-    except TypeError as error:
-        raise ModelError(f"The model's card gives the decoder {kind!r} options it does not take: {error}") from error
+    check_options(kind, options)
+    return decoder.decode(fields, diameter, size, **grid, **options)

@@ -57,6 +57,7 @@ def decode(
 
 def _parted(labels: NDArray[np.int32], apart: float) -> NDArray[np.int32]:
     """Flood each object from the places that lie deepest within the distance `apart`."""
+    apart = min(apart, float(np.hypot(*labels.shape)))  # farther than that, nothing lies in the image
     # Smoothed, for the ragged outline of a round object gives its distance many small peaks.
     deep = cv2.GaussianBlur(np.sqrt(depth(labels)).astype(np.float32), (0, 0), max(apart / 8, 0.3))
     deep[labels == 0] = 0
