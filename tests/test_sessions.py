@@ -151,6 +151,15 @@ def test_a_network_that_runs_out_of_memory_is_tried_with_fewer_tiles(
         dataclasses.replace(session, _engine=Cramped(session._engine, 0)).run(batch)
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_values_that_are_not_finite_are_an_error_and_no_empty_field(tmp_path: Path, value: float) -> None:
+    session = open_session(save_identity(tmp_path / "own.onnx", description()), "cpu", 1)
+    batch = np.random.default_rng(0).random((3, 1, 16, 16), np.float32)
+    batch[1, 0, 5, 7] = value
+    with pytest.raises(EngineError, match="not finite"):
+        session.run(batch)
+
+
 def test_a_network_without_card_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="no card"):
         open_session(save_identity(tmp_path / "own.onnx", None), "cpu")
@@ -161,6 +170,38 @@ def test_channels_that_contradict_the_card_are_refused(tmp_path: Path) -> None:
         open_session(save_identity(tmp_path / "rgb.onnx", description(), inputs=3), "cpu")
     with pytest.raises(ModelError, match="5 output channels"):
         open_session(save_identity(tmp_path / "five.onnx", description(), outputs=5), "cpu")
+
+
+def save_input(path: Path, shape: list[int | str], kind: int = TensorProto.FLOAT) -> Path:
+    """A network that takes nothing but this, with the card of a bundled model."""
+    model = onnx.load(save_identity(path, description()))
+    model.graph.input[0].CopyFrom(helper.make_tensor_value_info("image", kind, shape))
+    model.graph.output[0].CopyFrom(helper.make_tensor_value_info("fields", kind, [shape[0], 2, *shape[2:]]))
+    onnx.save(model, path)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("shape", "kind", "reason"),
+    [
+        ([1, 1, 256, 256], TensorProto.FLOAT, "256 x 256 only: export it with dynamic height and width"),
+        (["n", 1, "h", 64], TensorProto.FLOAT, "h x 64 only"),
+        ([8, 1, "h", "w"], TensorProto.FLOAT, "8 tiles at once"),
+        (["n", 1, "h", "w"], TensorProto.FLOAT16, "float16.*32-bit"),
+        (["n", 1, "h", "w"], TensorProto.DOUBLE, "double.*32-bit"),
+        (["n", 1, "h", "w"], TensorProto.UINT8, "uint8.*32-bit"),
+    ],
+)
+def test_a_network_that_would_fail_on_every_tile_is_refused(
+    tmp_path: Path, shape: list[int | str], kind: int, reason: str
+) -> None:
+    with pytest.raises(ModelError, match=reason):
+        open_session(save_input(tmp_path / "own.onnx", shape, kind), "cpu", 1)
+
+
+def test_a_network_of_one_tile_at_a_time_is_accepted(tmp_path: Path) -> None:
+    session = open_session(save_input(tmp_path / "own.onnx", [1, 1, "h", "w"]), "cpu", 1)
+    assert session.run(np.zeros((1, 1, 48, 32), np.float32)).shape == (1, 2, 48, 32)
 
 
 def save_outputs(path: Path, kind: str, outputs: dict[str, int]) -> Path:
@@ -225,6 +266,27 @@ def test_a_decoder_that_does_not_suit_the_network_is_refused(
 )
 def test_a_decoder_that_suits_the_network_is_accepted(tmp_path: Path, kind: str, outputs: dict[str, int]) -> None:
     assert open_session(save_outputs(tmp_path / "own.onnx", kind, outputs), "cpu", 1).card.decoder == kind
+
+
+@pytest.mark.parametrize(
+    ("kind", "outputs", "options", "reason"),
+    [
+        ("distance", {"fields": 2}, {"colour": 1.0}, r"'distance' the options \['colour'\]; it takes \['foreground'"),
+        ("star-convex", {"fields": 9}, {"stride": 2}, "stride"),
+        ("mask-rcnn", {"boxes": 1, "scores": 1, "masks": 1}, {"certainty": 0.5}, "certainty.*confidence"),
+        ("flows", {"fields": 3}, {"steps": 20.5}, "steps as 20.5: give a whole number"),
+    ],
+)
+def test_options_that_the_decoder_does_not_take_are_refused_before_any_image(
+    tmp_path: Path, kind: str, outputs: dict[str, int], options: dict[str, float], reason: str
+) -> None:
+    model = onnx.load(save_outputs(tmp_path / "own.onnx", kind, outputs))
+    card = json.loads(model.metadata_props[0].value)
+    card["config"]["cellinfer"]["decoder"]["options"] = options
+    model.metadata_props[0].value = json.dumps(card)
+    onnx.save(model, tmp_path / "own.onnx")
+    with pytest.raises(ModelError, match=reason):
+        open_session(tmp_path / "own.onnx", "cpu", 1)
 
 
 @pytest.mark.parametrize("field", ["name", "license", "inputs", "outputs", "config"])

@@ -16,7 +16,7 @@ from cellinfer_models import IntegrityError
 from numpy.typing import NDArray
 
 from cellinfer.cards import ModelCard, card_from_metadata
-from cellinfer.decoders import find_decoder
+from cellinfer.decoders import check_options, find_decoder
 from cellinfer.errors import DeviceError, EngineError, ModelError
 from cellinfer.onnxfile import has_external_data
 from cellinfer.precision import Choice, Precision, choose
@@ -81,7 +81,8 @@ class Session:
         ModelError
             If the batch does not have the shape that the card promises.
         EngineError
-            If the network fails on a single tile; on more, halves are tried first.
+            If the network fails on a single tile (on more, halves are tried first), or gives values that are not
+            finite.
         """
         self._check(batch)
         try:
@@ -92,7 +93,14 @@ class Session:
             _log.warning("the network failed on %d tiles (%s): trying half of them", len(batch), error)
             half = len(batch) // 2
             return np.concatenate([self.run(batch[:half]), self.run(batch[half:])])
-        return np.asarray(output, dtype=np.float32)
+        fields = np.asarray(output, dtype=np.float32)
+        # Extremes pass NaN on, and unlike `isfinite` of every value need no memory.
+        if not (np.isfinite(fields.min(initial=0)) and np.isfinite(fields.max(initial=0))):
+            raise EngineError(
+                f"The network {self.card.name!r} gives values that are not finite on {self.device}: its weights are "
+                "damaged or too large for its precision; export it anew or take another model."
+            )
+        return fields
 
     def run_outputs(
         self, batch: NDArray[np.float32], settings: Mapping[str, float] | None = None
@@ -155,7 +163,8 @@ def open_session(
     precision
         Of a bundled model: `"float32"`; `"int8"`, on the CPU only; or `"auto"`, which takes 8 bit where the model has
         such a variant and it is faster here (timed once on a small tile, see `cellinfer.precision`). A file of one's
-        own has the precision it has.
+        own has the precision it has. The default gives the same pixels on every machine, whereas `cellinfer.load` and
+        the command line take `"auto"`.
 
     Raises
     ------
@@ -198,6 +207,7 @@ def _open(model: str | Path, device: Device, threads: int, choice: Choice) -> Se
     content, source = _read_model(model, choice.precision)
     engine, taken = _build(content, source, device, threads)
     card = card_from_metadata(engine.get_modelmeta().custom_metadata_map, source)
+    check_options(card.decoder, card.decoder_options)
     _check_shapes(engine, card, source)
     if choice.precision == "float32" and card.description_file["config"]["cellinfer"].get("precision") == "int8":
         choice = Choice("int8", "as the file is")
@@ -340,3 +350,19 @@ def _check_shapes(engine: Any, card: ModelCard, source: str) -> None:
             raise ModelError(
                 f"The model {source} has {channels} {kind} channels, but its card names {len(names)}: {list(names)}."
             )
+    _check_input(inputs[0], source)
+
+
+def _check_input(tensor: Any, source: str) -> None:
+    """Refuse a network that would fail on every tile: of other numbers than ours, or of one size only."""
+    if tensor.type != "tensor(float)":
+        raise ModelError(f"The model {source} takes {tensor.type}: export it with an input of 32-bit floats.")
+    batch, _, *size = tensor.shape
+    if any(isinstance(length, int) for length in size):
+        raise ModelError(
+            f"The model {source} takes tiles of {size[0]} x {size[1]} only: export it with dynamic height and width."
+        )
+    if isinstance(batch, int) and batch != 1:
+        raise ModelError(
+            f"The model {source} takes {batch} tiles at once: export it with a batch of 1, or a dynamic one."
+        )
