@@ -12,12 +12,14 @@ import time
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pandas as pd
 import pytest
 import tifffile
 from cellinfer.simulate import simulate_plate
 
 from tests.conftest import draw_cells
+from tests.test_sessions import description, save_identity
 
 README = Path(__file__).resolve().parents[1] / "README.md"
 
@@ -56,6 +58,19 @@ def test_help_imports_nothing_heavy() -> None:
     assert done.returncode == 0, done.stderr
     assert "run" in done.stdout
     assert "assay" in done.stdout
+
+
+def test_the_package_imports_nothing_heavy_and_offers_what_it_names() -> None:
+    code = (
+        "import sys, cellinfer\n"
+        "heavy = {'numpy', 'numba', 'pandas', 'pyarrow', 'onnxruntime', 'matplotlib', 'cv2', 'scipy'}\n"
+        "assert not heavy & set(sys.modules), heavy & set(sys.modules)\n"
+        "assert all(hasattr(cellinfer, name) for name in cellinfer.__all__)\n"
+        "from cellinfer.sessions import open_session\n"
+        "assert cellinfer.open_session is open_session\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize(
@@ -112,6 +127,24 @@ def test_segment_and_evaluate_close_the_circle(plate: Path, tmp_path: Path) -> N
     scored = cellinfer("evaluate", tmp_path / "pred", truth, "--json")
     assert scored.returncode == 0, scored.stderr
     assert '"images"' in scored.stdout
+
+
+def test_an_image_on_which_the_network_fails_does_not_cost_the_others(tmp_path: Path) -> None:
+    model = onnx.load(save_identity(tmp_path / "narrow.onnx", description()))
+    model.graph.initializer.append(onnx.numpy_helper.from_array(np.zeros(64, np.float32), "row"))
+    model.graph.node[0].output[0] = "copies"
+    model.graph.node.append(onnx.helper.make_node("Add", ["copies", "row"], ["fields"]))
+    onnx.save(model, tmp_path / "narrow.onnx")  # of tiles 64 pixels wide, whatever it says
+    for name, width in (("a", 32), ("b", 200), ("c", 32)):
+        tifffile.imwrite(tmp_path / f"{name}.tif", draw_cells(1, (60, width), 5.0)["DNA"])
+    images = [tmp_path / f"{name}.tif" for name in "abc"]
+    options = ("--model", tmp_path / "narrow.onnx", "--device", "cpu", "--diameter", "28")
+    done = cellinfer("segment", *images, "--out", tmp_path / "found", *options)
+    assert done.returncode == 3, done.stderr
+    assert "Traceback" not in done.stderr
+    assert "b.tif" in done.stderr
+    assert "failed on cpu" in done.stderr
+    assert sorted(path.stem for path in (tmp_path / "found").glob("*.tif")) == ["a_labels", "c_labels"]
 
 
 def test_models_are_listed_shown_and_verified() -> None:

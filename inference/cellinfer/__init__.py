@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from cellinfer.readers import read_plate
     from cellinfer.segment_files import segment
     from cellinfer.segmentation import segment_image
+    from cellinfer.sessions import open_session
     from cellinfer.simulate import simulate_plate
 
 _HOME = {
@@ -36,6 +37,7 @@ _HOME = {
     "inspect": "inspection",
     "load": "pipeline",
     "measure": "measurement",
+    "open_session": "sessions",
     "Pipeline": "pipeline",
     "Plate": "plate",
     "read_plate": "readers",
@@ -63,6 +65,7 @@ __all__ = [
     "inspect",
     "load",
     "measure",
+    "open_session",
     "read_plate",
     "run",
     "segment",

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from cellinfer._version import __version__
-from cellinfer.errors import ImageError, InputError
+from cellinfer.errors import EngineError, ImageError, InputError
 from cellinfer.files import durable, output_errors
 from cellinfer.images import read_image
 from cellinfer.outputs.labels import write_labels, write_uncertainty
@@ -48,7 +48,7 @@ class SegmentResult:
     images
         The images that were segmented.
     failed
-        Image path -> reason, for those that could not be read.
+        Image path -> reason, for those that could not be read, or on which the network failed.
     model, device, precision
         Name of the model, where it ran, and in which precision.
     """
@@ -133,7 +133,7 @@ def segment(
                     uncertainty=uncertainty,
                 )
             )
-        except ImageError as error:
+        except (ImageError, EngineError) as error:
             failed[str(path)] = str(error)
         if progress is not None:
             progress(number, len(files))
@@ -192,12 +192,16 @@ def segment_file(
     ------
     ImageError
         If the file is not a readable image, or the model does not take its colours.
+    EngineError
+        If the network fails on it.
     """
     image = read_image(path)
     try:
         found = segment_image(image, session, diameter=diameter, tta=tta, merge=merge, channel=channel, invert=invert)
     except InputError as error:
         raise ImageError(f"{path}: {error}") from error
+    except EngineError as error:
+        raise EngineError(f"{path}: {error}") from error
     target, doubt = out / f"{path.stem}_labels.tif", out / f"{path.stem}_uncertainty.tif"
     story = target.with_suffix(".json")
     write_labels(found.labels, target, name="Labels")
