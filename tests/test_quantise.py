@@ -159,9 +159,10 @@ def test_the_quantised_model_finds_the_same_cells(eight_bit: Path, session: Sess
 def test_a_loss_beyond_the_limit_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(recipe, "TRAINING_LIMIT", -1.0)
     model = cellinfer_models.registry()["nuclei"].path
-    with pytest.raises(RuntimeError, match="every plan loses"):
-        quantise(model, samples(0, 2), samples(50, 1), tmp_path / "bad.onnx", PLANS[:1])
-    assert not list(tmp_path.iterdir())
+    out = tmp_path / "new" / "bad.onnx"
+    with pytest.raises(ModelError, match=r"cannot be quantised: every plan loses .* use it in floating point"):
+        quantise(model, samples(0, 2), samples(50, 1), out, PLANS[:1])
+    assert not list(out.parent.iterdir())
 
 
 def test_auto_measures_once_and_remembers(with_variant: Path) -> None:

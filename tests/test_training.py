@@ -9,26 +9,32 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import typer
+from typer.testing import CliRunner
 
 torch = pytest.importorskip("torch", reason="needs the [train] extra")
 
 from cellinfer.errors import InputError, ModelError  # noqa: E402
 from cellinfer.segmentation import segment_image  # noqa: E402
 from cellinfer.sessions import open_session  # noqa: E402
+from cellinfer_training import export, own  # noqa: E402
+from cellinfer_training import train as finishing  # noqa: E402
+from cellinfer_training.__main__ import app  # noqa: E402
 from cellinfer_training.assess import assess, summarise  # noqa: E402
 from cellinfer_training.augment import Augmentation, CropSampler  # noqa: E402
 from cellinfer_training.cards import describe  # noqa: E402
 from cellinfer_training.data import CLIP, Sample, load_pairs, normalise  # noqa: E402
 from cellinfer_training.export import TOLERANCE, export_model  # noqa: E402
-from cellinfer_training.loop import Batch, Schedule, Trainer, of_output, resume_step  # noqa: E402
+from cellinfer_training.loop import Batch, Schedule, Trainer, of_output, resume_step, save_state  # noqa: E402
 from cellinfer_training.losses import distance_loss  # noqa: E402
+from cellinfer_training.maskrcnn.__main__ import main as maskrcnn_main  # noqa: E402
 from cellinfer_training.networks import FieldNet, UNet, load_weights, settle_statistics  # noqa: E402
 from cellinfer_training.recipes import RECIPES, load, shortened, split  # noqa: E402
 from cellinfer_training.report import write_summary  # noqa: E402
 from cellinfer_training.splits import assign_families, split_by_group  # noqa: E402
 from cellinfer_training.targets import distance_fields  # noqa: E402
 from cellinfer_training.tasks import TASKS  # noqa: E402
-from cellinfer_training.train import train  # noqa: E402
+from cellinfer_training.train import finish, train  # noqa: E402
 
 from tests.conftest import draw_cells  # noqa: E402
 
@@ -386,6 +392,46 @@ def test_a_loss_that_is_no_number_ends_the_run(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="is nan at step 5: run the same command again"):
         broken.run(report=lambda line: None)
     assert not (tmp_path / "last.pt").exists()
+
+
+def said(command: typer.Typer, *words: str) -> tuple[int, str]:
+    """Exit code and words, on one line however they were wrapped, of a command line."""
+    result = CliRunner().invoke(command, words)
+    assert result.exception is None or isinstance(result.exception, SystemExit)
+    return result.exit_code, " ".join(result.output.split())
+
+
+def test_errors_and_ctrl_c_are_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    there, nowhere, out = (str(tmp_path / name) for name in ("file", "nowhere", "out"))
+    Path(there).touch()
+    alone = typer.Typer()
+    alone.command()(maskrcnn_main)
+    for command, words in ((app, ("recipe", "nuclei")), (alone, ())):
+        code, text = said(command, *words, nowhere, "--out", out)
+        assert (code, "index.csv" in text) == (InputError.exit_code, True)
+        assert "choose cpu or cuda" in said(command, *words, nowhere, "--out", out, "--device", "gpu")[1]
+        assert "choose another --out" in said(command, *words, nowhere, "--out", there)[1]
+    assert "index.csv" in said(app, "quantise", "nuclei", nowhere, "--out", out + "/x.onnx")[1]
+
+    def interrupted(*options: object) -> Path:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(own, "train_own", interrupted)
+    assert said(app, "train", nowhere, "--out", out) == (130, "stopped; run the same command again to go on")
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_an_export_that_departs_from_torch_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe = replace(RECIPES["unet"], width=4)
+    save_state(tmp_path / "best.pt", {"step": 1, "network": recipe.make_network().state_dict()})
+    monkeypatch.setattr(export, "_parity", lambda *parts: 0.5)
+    with pytest.raises(ModelError, match=r"unet.onnx is refused: torch and onnxruntime differ by 0.5 .* run the same"):
+        finish(recipe, [sample(0)], tmp_path)
+    monkeypatch.undo()
+    monkeypatch.setattr(finishing, "draw_report", lambda *parts: None)
+    monkeypatch.setattr(finishing, "contract", lambda *parts, **options: {"cuda": {"breach": "CPU and GPU disagree"}})
+    with pytest.raises(ModelError, match=r"unet.onnx is refused: CPU and GPU disagree"):
+        finish(recipe, [sample(0)], tmp_path)
 
 
 def test_a_folder_holds_one_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import sys
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 
@@ -32,7 +33,21 @@ See = Annotated[
 Name = Annotated[str | None, typer.Option(help="Name of the model.", show_default="from the folder")]
 
 
+@contextlib.contextmanager
+def plainly() -> Iterator[None]:
+    """Answer expected errors and Ctrl-C with one line."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        typer.echo("stopped; run the same command again to go on", err=True)
+        raise typer.Exit(130) from None
+    except CellinferError as error:
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(error.exit_code) from error
+
+
 @app.command()
+@plainly()
 def train(
     images: Images,
     out: Out,
@@ -53,6 +68,7 @@ def train(
 
 
 @app.command("fine-tune")
+@plainly()
 def fine_tune(
     model: Annotated[
         str, typer.Argument(help="Name of a bundled model, or an ONNX file made here.", show_default=False)
@@ -71,6 +87,7 @@ def fine_tune(
 
 
 @app.command()
+@plainly()
 def recipe(
     name: Annotated[str, typer.Argument(help="nuclei, nuclei-accurate, nuclei-tissue, unet or stardist.")],
     data: Annotated[Path, typer.Argument(help="Folder that holds dsb2018/ and bbbc039/.", show_default=False)],
@@ -81,10 +98,12 @@ def recipe(
 ) -> None:
     """Train a bundled model anew from public images, score it on held-out families, export it."""
     from cellinfer_training import train as run
+    from cellinfer_training.loop import prepare
     from cellinfer_training.recipes import RECIPES, load, shortened, split
 
     if name not in RECIPES:
         raise typer.BadParameter(f"there is no recipe {name!r}: choose {', '.join(RECIPES)}")
+    prepare(out, device)
     made = shortened(RECIPES[name], steps)
     training, held = split(load(data, made), made)
     run.train(made, training, held, out, device)
@@ -95,6 +114,7 @@ def recipe(
 
 
 @app.command()
+@plainly()
 def quantise(
     model: Annotated[
         str, typer.Argument(help="Name of a bundled model, or an ONNX file made here.", show_default=False)
@@ -129,14 +149,5 @@ def _done(path: Path) -> None:
     typer.echo(f"model   {path}\nreport  {path.parent / 'report.md'}, report.png, scores.csv, log.csv")
 
 
-def main() -> None:
-    """Run the command line; expected errors are one line."""
-    try:
-        app()
-    except CellinferError as error:
-        typer.echo(f"error: {error}", err=True)
-        sys.exit(1)
-
-
 if __name__ == "__main__":
-    main()
+    app()

@@ -23,7 +23,9 @@ import cellinfer_models
 import cv2
 import numpy as np
 import onnx
-from cellinfer.errors import InputError
+from cellinfer.errors import InputError, ModelError
+from cellinfer.files import output_errors
+from cellinfer.segmentation._network import LARGEST_SCALE
 from cellinfer.sessions import Session, open_session
 from numpy.typing import NDArray
 from onnxruntime.quantization import (
@@ -107,10 +109,14 @@ def quantise(
     ------
     InputError
         If no training image has objects.
-    RuntimeError
+    OutputError
+        If the folder of `out` cannot be written.
+    ModelError
         If no plan loses at most `TRAINING_LIMIT`, or the result loses more than `LIMIT` or departs from the model in
         floating point beyond `cellinfer_training.parity.LIMITS`. Nothing is written then.
     """
+    with output_errors(out):
+        out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:
         candidate = Path(folder) / out.name
         taken, trials = _first_good(model, training, candidate, plans)
@@ -118,9 +124,11 @@ def quantise(
         before, after = (summarise(assess(session, list(held))) for session in (slow, fast))
         loss = round(before["all"]["map_dsb"] - after["all"]["map_dsb"], 4)
         if loss > LIMIT:
-            raise RuntimeError(f"the quantised model loses {loss} mAP_DSB on validation images (at most {LIMIT})")
+            raise _refusal(model, f"in 8 bits it loses {loss} mAP_DSB on validation images (at most {LIMIT})")
         parity = agreement(slow, fast, held)
-        parity.check(LIMITS["int8"], "int8 and float32")
+        breach = parity.breach(LIMITS["int8"], "int8 and float32")
+        if breach is not None:
+            raise _refusal(model, breach)
         description = json.loads(json.dumps(dict(slow.card.description_file)))
         ours = description["config"]["cellinfer"]
         ours["precision"] = "int8"
@@ -190,7 +198,7 @@ def calibration_crops(
     usable = [sample for sample in samples if np.isfinite(sample.diameter)]
     for index in random.permutation(len(usable))[:number]:
         image = usable[index].image
-        scale = float(np.clip(diameter / usable[index].diameter, 0.25, 4.0))
+        scale = float(np.clip(diameter / usable[index].diameter, 1 / LARGEST_SCALE, LARGEST_SCALE))
         method = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
         resized = np.atleast_3d(cv2.resize(image, None, fx=scale, fy=scale, interpolation=method))
         rows, columns = (max(0, side - length) for length in resized.shape[:2])
@@ -211,7 +219,11 @@ def _first_good(
             path.replace(target)
             return trial, trials
     least = min(trial.loss for trial in trials)
-    raise RuntimeError(f"every plan loses more than {TRAINING_LIMIT} mAP_DSB on training images; the best {least}")
+    raise _refusal(model, f"every plan loses more than {TRAINING_LIMIT} mAP_DSB on training images, the best {least}")
+
+
+def _refusal(model: Path, why: str) -> ModelError:
+    return ModelError(f"{model} cannot be quantised: {why}; use it in floating point.")
 
 
 def _trial_images(samples: Sequence[Sample]) -> list[Sample]:

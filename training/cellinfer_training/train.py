@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,9 @@ from typing import Any
 import cellinfer_models
 import numpy as np
 import torch
+from cellinfer.errors import ModelError
 from cellinfer.sessions import open_session
+from torch import nn
 
 from cellinfer_training.assess import assess, summarise
 from cellinfer_training.augment import CropSampler, Targets
@@ -149,12 +151,17 @@ def finish(
     -------
     Path
         The ONNX file; `scores.csv`, `report.md` and `report.png` lie beside it.
+
+    Raises
+    ------
+    ModelError
+        If the export departs from the network in torch, or a bundled model from itself on another back-end.
     """
     network = recipe.make_network()
     best = load_state(folder / "best.pt")
     network.load_state_dict(best["network"])
     path = folder / f"{recipe.name}.onnx"
-    recipe.export(network, recipe.describe({}, provenance), path)
+    _export(recipe, network, recipe.describe({}, provenance), path)
     session = open_session(path, device="cpu")
     scores = assess(session, held)
     write_scores(scores, folder / "scores.csv")
@@ -162,10 +169,12 @@ def finish(
     summary = summarise(scores)
     evaluation: dict[str, Any] = {"validation": summary, "step": int(best["step"])}
     card = recipe.describe(evaluation, provenance)
-    parity = contract(recipe.deploy(network), path, held[:_COMPARED], strict=provenance is None)
+    parity = contract(recipe.deploy(network), path, held[:_COMPARED], strict=False)
     card["config"]["cellinfer"]["parity"] = parity
     breaches = [figures["breach"] for figures in parity.values() if "breach" in figures]
-    difference = recipe.export(network, card, path)
+    if breaches and provenance is None:
+        raise _refusal(path, breaches[0])
+    difference = _export(recipe, network, card, path)
     notes = [*notes, *breaches, f"torch and onnxruntime differ by {difference:.1e}"]
     write_summary(folder / "report.md", recipe.name, summary, notes)
     for breach in breaches:
@@ -173,6 +182,22 @@ def finish(
     for name, row in summary.items():
         print(f"{name:20}  {row}")
     return path
+
+
+def _export(recipe: Recipe, network: nn.Module, card: Mapping[str, Any], path: Path) -> float:
+    try:
+        return recipe.export(network, card, path)
+    except RuntimeError as error:
+        if type(error) is not RuntimeError:  # the exporter itself failed
+            raise
+        raise _refusal(path, str(error)) from error
+
+
+def _refusal(path: Path, why: str) -> ModelError:
+    return ModelError(
+        f"{path} is refused: {why}; its weights are kept, so run the same command again with other versions of torch "
+        "and onnxruntime."
+    )
 
 
 def release(path: Path, summary: str) -> Path:

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from cellinfer.errors import CellinferError
 
+from cellinfer_training.__main__ import plainly
+from cellinfer_training.loop import prepare
 from cellinfer_training.maskrcnn.training import FLUORESCENCE, TISSUE, StagedSchedule, divide, train
 from cellinfer_training.train import finish
 from cellinfer_training.train import release as enter
 
 
+@plainly()
 def main(
     data: Annotated[Path, typer.Argument(help="Folder that holds dsb2018/ and bbbc039/.", show_default=False)],
     out: Annotated[
@@ -37,6 +38,7 @@ def main(
     recipe = TISSUE if tissue else FLUORESCENCE
     schedule = StagedSchedule(batch=recipe.schedule.batch) if published else recipe.schedule
     recipe = replace(recipe, schedule=replace(schedule, steps=steps), share=share, validation=validation, seed=seed)
+    prepare(out, device)
     training, held = divide(data, recipe)
     train(recipe, training, held, out, device)
     path = finish(recipe, held, out)
@@ -46,8 +48,4 @@ def main(
 
 
 if __name__ == "__main__":
-    try:
-        typer.run(main)
-    except CellinferError as error:
-        typer.echo(f"error: {error}", err=True)
-        sys.exit(1)
+    typer.run(main)
