@@ -7,6 +7,7 @@ import csv
 from dataclasses import replace
 from pathlib import Path
 
+import cellinfer_models
 import numpy as np
 import pytest
 import typer
@@ -22,7 +23,7 @@ from cellinfer_training import train as finishing  # noqa: E402
 from cellinfer_training.__main__ import app  # noqa: E402
 from cellinfer_training.assess import assess, summarise  # noqa: E402
 from cellinfer_training.augment import Augmentation, CropSampler  # noqa: E402
-from cellinfer_training.cards import describe  # noqa: E402
+from cellinfer_training.cards import Provenance, describe  # noqa: E402
 from cellinfer_training.data import CLIP, Sample, load_pairs, normalise  # noqa: E402
 from cellinfer_training.export import TOLERANCE, export_model  # noqa: E402
 from cellinfer_training.loop import Batch, Schedule, Trainer, of_output, resume_step, save_state  # noqa: E402
@@ -225,7 +226,8 @@ def test_every_recipe_makes_a_model_that_the_pipeline_runs(name: str, tmp_path: 
     recipe = RECIPES[name]
     task = recipe.make_task()
     path = tmp_path / f"{name}.onnx"
-    assert export_model(recipe.make_network().eval(), describe(recipe, {}), path, task.activate) <= TOLERANCE
+    card = describe(recipe, {}, Provenance((), "none"))  # whether or not what it starts from is bundled yet
+    assert export_model(recipe.make_network().eval(), card, path, task.activate) <= TOLERANCE
     assert path.stat().st_size < 16e6
     image = coloured(0).image if recipe.colour else sample(0).image
     found = segment_image(image, open_session(path, "cpu", 1), diameter=22.0)
@@ -411,6 +413,8 @@ def test_errors_and_ctrl_c_are_one_line(tmp_path: Path, monkeypatch: pytest.Monk
         assert (code, "index.csv" in text) == (InputError.exit_code, True)
         assert "choose cpu or cuda" in said(command, *words, nowhere, "--out", out, "--device", "gpu")[1]
         assert "choose another --out" in said(command, *words, nowhere, "--out", there)[1]
+    code, text = said(app, "recipe", "nuclei-tissue", nowhere, "--out", out)
+    assert ("nuclei-accurate, which is not bundled" in text) == ("nuclei-accurate" not in cellinfer_models.registry())
     assert "index.csv" in said(app, "quantise", "nuclei", nowhere, "--out", out + "/x.onnx")[1]
 
     def interrupted(*options: object) -> Path:

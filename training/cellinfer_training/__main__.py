@@ -105,6 +105,7 @@ def recipe(
         raise typer.BadParameter(f"there is no recipe {name!r}: choose {', '.join(RECIPES)}")
     prepare(out, device)
     made = shortened(RECIPES[name], steps)
+    made.describe({})  # refused now rather than after training, if what it starts from is not bundled
     training, held = split(load(data, made), made)
     run.train(made, training, held, out, device)
     path = run.finish(made, held, out)
