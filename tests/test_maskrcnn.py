@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnxruntime
@@ -12,12 +13,12 @@ import pytest
 import torch
 from cellinfer.decoders import decode
 from cellinfer.decoders.mask_rcnn import detect, find_objects
-from cellinfer.errors import ModelError
+from cellinfer.errors import InputError, ModelError
 from cellinfer.sessions import Session, open_session
 from cellinfer_kernels.matching import average_precision, score_thresholds
 from cellinfer_training.augment import Augmentation, CropSampler
 from cellinfer_training.data import Sample, normalise
-from cellinfer_training.loop import Schedule
+from cellinfer_training.loop import Schedule, resume_step
 from cellinfer_training.maskrcnn import boxes as box_module
 from cellinfer_training.maskrcnn.detection import Settings
 from cellinfer_training.maskrcnn.detection import detect as detect_in_torch
@@ -157,18 +158,27 @@ def test_images_without_objects_can_be_learnt_from() -> None:
     assert found["anchor"] == found["box"] == found["mask"] == 0
 
 
-def test_training_goes_on_where_it_stopped(tmp_path: Path) -> None:
-    def run(steps: int) -> None:
-        schedule = Schedule(steps=steps, batch=2, warm_up=2, check_every=2)
-        train(replace(tiny, schedule=schedule), [sample(0)], [sample(1)], tmp_path)
+def test_training_goes_on_where_it_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    schedule = Schedule(steps=4, batch=2, warm_up=2, check_every=2)
+    tiny: MaskRcnnRecipe = replace(SMALL, augmentation=Augmentation(crop=64), schedule=schedule)
+    advance = StagedTrainer._advance
 
-    tiny: MaskRcnnRecipe = replace(SMALL, augmentation=Augmentation(crop=64))
-    run(2)
-    run(4)
+    def interrupted(self: StagedTrainer, batch: Any) -> float:
+        if self.step == 3:
+            raise KeyboardInterrupt
+        return advance(self, batch)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(StagedTrainer, "_advance", interrupted)
+        train(tiny, [sample(0)], [sample(1)], tmp_path)
+    assert resume_step(tmp_path) == 3
+    train(tiny, [sample(0)], [sample(1)], tmp_path)
     with (tmp_path / "log.csv").open() as table:
         rows = list(csv.DictReader(table))
     assert [int(row["step"]) for row in rows] == [2, 4]
     assert {"objectness", "anchor", "object", "box", "mask"} < rows[0].keys()
+    with pytest.raises(InputError, match="another run"):
+        train(tiny, [sample(2)], [sample(1)], tmp_path)
 
 
 def test_the_published_schedule_closes_layers(tmp_path: Path) -> None:
