@@ -55,6 +55,8 @@ def test_small_objects_go_and_the_others_keep_their_ids(image, min_area):
     result = components.remove_small(image, min_area)
     np.testing.assert_array_equal(result, twin.remove_small(image, min_area))
     assert np.all(components.areas(result)[1] >= min_area)
+    np.testing.assert_array_equal(components.remove_small(image, min_area, renumber=True), components.relabel(result))
+    np.testing.assert_array_equal(twin.remove_small(image, min_area, renumber=True), components.relabel(result))
 
 
 @UNHURRIED
@@ -103,6 +105,7 @@ def test_very_sparse_ids_need_no_table(top):
     np.testing.assert_array_equal(ids, [7, top])
     np.testing.assert_array_equal(components.areas(image)[1], [1, 2])
     np.testing.assert_array_equal(components.remove_small(image, 2), [[0, top], [0, top]])
+    np.testing.assert_array_equal(components.remove_small(image, 2, renumber=True), [[0, 1], [0, 1]])
 
 
 def test_more_objects_than_sixteen_bits_can_number():

@@ -117,9 +117,12 @@ def predict(
     for number in range(0, len(places), batch):
         chunk = places[number : number + batch]
         corners = [(row.start + multiple, column.start + multiple) for row, column in chunk]
-        tiles = np.stack([padded[:, y : y + tall, x : x + wide] for y, x in corners])
-        outputs = network(tiles)
+        cuts = [padded[:, y : y + tall, x : x + wide] for y, x in corners]
+        outputs = network(np.stack(cuts) if len(cuts) > 1 else np.ascontiguousarray(cuts[0])[None])
         _check_size(outputs.shape[2:], (tall, wide), stride)
+        if len(places) == 1:  # nothing to put together
+            whole = outputs[0][:, _coarse(rows[0].inside, stride), _coarse(columns[0].inside, stride)]
+            return np.asarray(whole, np.float32)
         for (row, column), fields in zip(chunk, outputs, strict=True):
             if result is None:
                 result = np.empty((fields.shape[0], -(-height // stride), -(-width // stride)), np.float32)

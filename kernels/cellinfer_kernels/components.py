@@ -342,8 +342,17 @@ def _without(labels: NDArray[Any], doomed: NDArray[np.int32]) -> Labels:
     return _translate(sequential, table)  # type: ignore[no-any-return]
 
 
-def remove_small(labels: NDArray[Any], min_area: int) -> Labels:
+def remove_small(labels: NDArray[Any], min_area: int, renumber: bool = False) -> Labels:
     """Remove objects of fewer than `min_area` pixels; the others keep their ids.
+
+    Parameters
+    ----------
+    labels
+        2-D label image.
+    min_area
+        Fewest pixels of an object that stays.
+    renumber
+        Number what stays 1..n instead, in the order of the ids, as `relabel` does.
 
     Raises
     ------
@@ -354,9 +363,13 @@ def remove_small(labels: NDArray[Any], min_area: int) -> Labels:
     top = int(_largest(image))
     if top > max(_TABLE_LIMIT, image.size):
         ids, sizes = areas(image)
-        return _without(image, ids[sizes < min_area])
-    table = np.arange(top + 1, dtype=np.int32)
-    table[_count(image, top + 1) < min_area] = 0
+        kept = _without(image, ids[sizes < min_area])
+        return relabel(kept) if renumber else kept
+    counts = _count(image, top + 1)
+    stays = (counts >= min_area) & (counts > 0)
+    stays[0] = False
+    table = np.cumsum(stays, dtype=np.int32) if renumber else np.arange(top + 1, dtype=np.int32)
+    table[~stays] = 0
     return _translate(image, table)  # type: ignore[no-any-return]
 
 

@@ -8,7 +8,7 @@ pixel to one of them. Both fields are scalars: flips and rotations of the image 
 from __future__ import annotations
 
 import numpy as np
-from cellinfer_kernels.components import fill_holes, label, relabel, remove_small
+from cellinfer_kernels.components import fill_holes, label, remove_small
 from cellinfer_kernels.watershed import flood
 from numpy.typing import NDArray
 
@@ -53,4 +53,4 @@ def decode(
     cores, _ = label(inside & (distance > core))
     cores = remove_small(cores, max(1, round(smallest_core * disk)))
     grown = flood(-distance, cores, inside)
-    return relabel(remove_small(fill_holes(grown), max(1, round(smallest * disk))))
+    return remove_small(fill_holes(grown), max(1, round(smallest * disk)), renumber=True)

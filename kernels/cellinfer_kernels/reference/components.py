@@ -55,13 +55,13 @@ def areas(labels: NDArray[Any]) -> tuple[Labels, NDArray[np.int64]]:
     return ids, np.array([np.count_nonzero(labels == i) for i in ids], dtype=np.int64)
 
 
-def remove_small(labels: NDArray[Any], min_area: int) -> Labels:
+def remove_small(labels: NDArray[Any], min_area: int, renumber: bool = False) -> Labels:
     """Blank one id after the other."""
     result = np.array(labels, dtype=np.int32)
     for i, area in zip(*areas(labels), strict=True):
         if area < min_area:
             result[labels == i] = 0
-    return result
+    return relabel(result) if renumber else result
 
 
 def border_ids(labels: NDArray[Any]) -> Labels:
