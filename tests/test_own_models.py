@@ -32,6 +32,12 @@ from onnx import TensorProto, helper
 from tests.conftest import draw_cells
 
 
+@pytest.fixture(autouse=True)
+def few_validation_crops(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is tested here does not hang on how many crops a state is judged by."""
+    monkeypatch.setattr("cellinfer_training.train._CHECKED", 2)
+
+
 def write_pair(folder: Path, number: int, beside: bool = False, empty: bool = False) -> None:
     field = draw_cells(number, (140, 150))
     truth = np.zeros_like(field["truth"]) if empty else field["truth"]

@@ -63,7 +63,10 @@ def draw_report(folder: Path, scores: list[Score], samples: list[Sample], sessio
         precision.plot(np.arange(50, 100, 5) / 100, np.mean([s.precision for s in rows], axis=0), "o-", label=source)
         size.plot([s.diameter for s in rows], [s.map_dsb for s in rows], "o", alpha=0.6, label=source)
     precision.set(xlabel="IoU threshold", ylabel="average precision", title="Validation, mean over images", ylim=(0, 1))
-    size.set(xlabel="median diameter (px)", ylabel="mAP_DSB", title="Each validation image", xscale="log", ylim=(0, 1))
+    size.set(xlabel="median diameter (px)", ylabel="mAP_DSB", title="Each validation image", ylim=(0, 1))
+    diameters = [s.diameter for s in scores if np.isfinite(s.diameter)] or [1.0]
+    if max(diameters) > 3 * min(diameters):  # a narrower range has no room for labels on a logarithmic axis
+        size.set_xscale("log")
     for axes in (loss, precision, size):
         axes.grid(alpha=0.3)
     precision.legend()
