@@ -21,6 +21,8 @@ from cellinfer.simulate import simulate_plate
 from tests.conftest import draw_cells
 from tests.test_sessions import description, save_identity
 
+HEAVY = {"numpy", "numba", "pandas", "pyarrow", "onnxruntime", "matplotlib", "cv2", "scipy"}
+"""What takes too long to import for an answer in no time."""
 README = Path(__file__).resolve().parents[1] / "README.md"
 
 
@@ -51,7 +53,7 @@ def test_help_imports_nothing_heavy() -> None:
         "from cellinfer.cli import main\n"
         "try: main()\n"
         "except SystemExit: pass\n"
-        "heavy = {'numpy', 'numba', 'pandas', 'pyarrow', 'onnxruntime', 'matplotlib', 'cv2', 'scipy'}\n"
+        f"heavy = {HEAVY}\n"
         "sys.exit(str(heavy & set(sys.modules)) if heavy & set(sys.modules) else 0)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
@@ -63,7 +65,7 @@ def test_help_imports_nothing_heavy() -> None:
 def test_the_package_imports_nothing_heavy_and_offers_what_it_names() -> None:
     code = (
         "import sys, cellinfer\n"
-        "heavy = {'numpy', 'numba', 'pandas', 'pyarrow', 'onnxruntime', 'matplotlib', 'cv2', 'scipy'}\n"
+        f"heavy = {HEAVY}\n"
         "assert not heavy & set(sys.modules), heavy & set(sys.modules)\n"
         "assert all(hasattr(cellinfer, name) for name in cellinfer.__all__)\n"
         "from cellinfer.sessions import open_session\n"

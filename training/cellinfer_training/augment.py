@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
-from cellinfer.segmentation._network import LARGEST_SCALE
+from cellinfer.segmentation import LARGEST_SCALE
 from numpy.typing import NDArray
 
 from cellinfer_training.data import CLIP, Sample, separate

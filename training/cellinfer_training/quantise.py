@@ -25,7 +25,7 @@ import numpy as np
 import onnx
 from cellinfer.errors import InputError, ModelError
 from cellinfer.files import output_errors
-from cellinfer.segmentation._network import LARGEST_SCALE
+from cellinfer.segmentation import LARGEST_SCALE
 from cellinfer.sessions import Session, open_session
 from numpy.typing import NDArray
 from onnxruntime.quantization import (

@@ -73,12 +73,10 @@ def train(
     task, batch = recipe.make_task(), recipe.schedule.batch
     if start is None and recipe.start is not None:
         start = cellinfer_models.folder() / f"{recipe.start}.onnx"
-    identity = identify(recipe, start, training, held)
-    done = resume_step(folder, identity)
-    if done >= recipe.schedule.steps:
-        print(f"{folder} holds this run, finished at step {done}: nothing to train")
+    begun = begin(recipe, start, training, held, folder)
+    if begun is None:
         return
-    print(f"{len(training)} training images, {len(held)} validation images")
+    identity, done = begun
     sampler, validation = crops(recipe, training, held, done, task.targets, task.scalar)
     network = recipe.make_network()
     if start is not None and not done:
@@ -88,6 +86,30 @@ def train(
             settle_statistics(network, [sampler.batch(batch)[0] for _ in range(_SETTLING)])
     objective = of_output(task.loss)
     Trainer(network, objective, sampler, validation, folder, recipe.schedule, device, frozen_statistics, identity).run()
+
+
+def begin(
+    recipe: Recipe, start: Path | None, training: list[Sample], held: list[Sample], folder: Path
+) -> tuple[str, int] | None:
+    """Say how a run begins: return its identity and the steps already taken; None if it is finished.
+
+    Parameters
+    ----------
+    recipe, start, training, held, folder
+        As in `train`.
+
+    Raises
+    ------
+    InputError
+        If the folder holds a run of other settings, images, masks or starting weights, or a damaged one.
+    """
+    identity = identify(recipe, start, training, held)
+    done = resume_step(folder, identity)
+    if done >= recipe.schedule.steps:
+        print(f"{folder} holds this run, finished at step {done}: nothing to train")
+        return None
+    print(f"{len(training)} training images, {len(held)} validation images")
+    return identity, done
 
 
 def crops(

@@ -64,7 +64,7 @@ DECODERS: dict[str, Decoder] = {
         resized=False,
         outputs=len(mask_rcnn.OUTPUTS),
         find=mask_rcnn.find_objects,
-        find_options=("confidence", "overlap", "proposals", "proposal_overlap", "smallest"),
+        find_options=tuple(mask_rcnn.OPTIONS),
     ),
 }
 

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 OUTPUTS = ("boxes", "scores", "masks")
 """What the network gives: `(K, 4)` top, left, bottom, right in pixels; `(K,)`; `(K, h, w)` probabilities."""
+OPTIONS = {"confidence": 0.5, "overlap": 0.35, "proposals": 512, "proposal_overlap": 0.55, "smallest": 0.05}
+"""What a card may set, see `find_objects`, and what holds where it does not."""
 _SEAM = 8.0
 """Pixels beyond a tile's used part in which it may claim an object: the same object seen from two tiles has two boxes,
 and neither tile may believe it to be the other's."""
@@ -76,12 +78,11 @@ def find_objects(
     ModelError
         If an option is unknown.
     """
-    settings = {"confidence": 0.5, "overlap": 0.35, "proposals": 512, "proposal_overlap": 0.55, "smallest": 0.05}
-    if unknown := options.keys() - settings.keys():
+    if unknown := options.keys() - OPTIONS.keys():
         raise ModelError(
-            f"The model's card gives the decoder 'mask-rcnn' the options {sorted(unknown)}; it takes {list(settings)}."
+            f"The model's card gives the decoder 'mask-rcnn' the options {sorted(unknown)}; it takes {list(OPTIONS)}."
         )
-    settings |= options
+    settings = {**OPTIONS, **options}
     smallest = settings.pop("smallest") * np.pi / 4 * diameter**2
     found = detect(session, planes, **settings)
     scale = np.tile(np.divide(shape, planes.shape[1:]), 2)

@@ -15,13 +15,14 @@ from numpy.typing import NDArray
 from cellinfer.decoders import find_decoder
 from cellinfer.errors import InputError
 from cellinfer.segmentation._adaptive import by_need
-from cellinfer.segmentation._network import Network
+from cellinfer.segmentation._network import LARGEST_SCALE, Network
 from cellinfer.segmentation._planes import CHANNELS, Channel, normalise, prepare
 from cellinfer.segmentation._size import diameter_of, estimate_diameter, median_diameter
 from cellinfer.segmentation._views import Agreed, by_fields, by_instances
 from cellinfer.sessions import Session
 
 __all__ = [
+    "LARGEST_SCALE",
     "Channel",
     "Merge",
     "Segmentation",

@@ -66,7 +66,7 @@ def prepare(image: NDArray[Any], card: ModelCard, channel: Channel | None = None
     elif (looks := _looks_inverted(matched, card)) is not None:
         notes.append(looks)
     pixels = normalise(matched, card.percentiles, card.clip)
-    if _has(card, _TRANSMISSION):  # what is not finite is ground, and here the ground is bright
+    if matched.dtype.kind == "f" and _has(card, _TRANSMISSION):  # not finite is ground, and here the ground is bright
         pixels[~np.isfinite(matched)] = 1.0
     channels_first = np.moveaxis(pixels, -1, 0) if pixels.ndim == 3 else pixels[None].repeat(len(card.channels), axis=0)
     return Planes(np.ascontiguousarray(channels_first), tuple(notes))
@@ -163,14 +163,17 @@ def _looks_inverted(image: NDArray[Any], card: ModelCard) -> str | None:
     Most pixels are ground, so the median lies near it, and objects make one tail of the intensities the longer one. The
     image looks inverted if the wrong tail (percentile 1 to 50, or 50 to 99) is more than twice as long as the other.
     """
+    bright, dark = _has(card, _FLUORESCENCE), _has(card, _TRANSMISSION)
+    if not (dark or (bright and len(card.channels) == 1)):
+        return None
     low, middle, high = percentiles(image, (1.0, 50.0, 99.0))
-    if _has(card, _FLUORESCENCE):
+    if bright:
         if len(card.channels) == 1 and middle - low > _LONGER_TAIL * (high - middle):
             return (
                 f"the image looks like dark objects on a bright ground, and the model {card.name!r} looks for bright "
                 "ones: say --invert (invert=True), or choose a model for bright-field images"
             )
-    elif _has(card, _TRANSMISSION) and high - middle > _LONGER_TAIL * (middle - low):
+    elif dark and high - middle > _LONGER_TAIL * (middle - low):
         return (
             f"the image looks like bright objects on a dark ground, and the model {card.name!r} looks for dark ones: "
             "choose a model for fluorescence, or say --invert (invert=True)"

@@ -15,13 +15,13 @@ from torch import Tensor, nn
 from cellinfer_training.augment import Augmentation
 from cellinfer_training.cards import Provenance
 from cellinfer_training.data import Sample
-from cellinfer_training.loop import Schedule, Trainer, resume_step
+from cellinfer_training.loop import Schedule, Trainer
 from cellinfer_training.maskrcnn.detection import Detector
 from cellinfer_training.maskrcnn.export import describe_mask_rcnn, export_mask_rcnn
 from cellinfer_training.maskrcnn.losses import losses
 from cellinfer_training.maskrcnn.network import MaskRcnn
 from cellinfer_training.recipes import Recipe, load, split
-from cellinfer_training.train import crops, identify
+from cellinfer_training.train import begin, crops
 
 
 @dataclass(frozen=True)
@@ -124,12 +124,10 @@ def train(
         If the folder holds a run of other settings or images.
     """
     torch.manual_seed(recipe.seed)
-    identity = identify(recipe, None, training, held)
-    done = resume_step(folder, identity)
-    if done >= recipe.schedule.steps:
-        print(f"{folder} holds this run, finished at step {done}: nothing to train")
+    begun = begin(recipe, None, training, held, folder)
+    if begun is None:
         return
-    print(f"{len(training)} training images, {len(held)} validation images")
+    identity, done = begun
     sampler, validation = crops(recipe, training, held, done, as_plane, scalar=False)
     network = recipe.make_network()
     StagedTrainer(network, objective, sampler, validation, folder, recipe.schedule, device, identity=identity).run()
