@@ -37,7 +37,8 @@ _TABLE_LIMIT = 1 << 24
 class Groups(NamedTuple):
     """The pixels of a label image listed object by object.
 
-    Object `k` is `ids[k]` and has the pixels `pixels[begins[k] : begins[k + 1]]`, in raster order.
+    Object `k` is `ids[k]`, has the pixels `pixels[begins[k] : begins[k + 1]]` in raster order, and the same pixels as
+    horizontal runs `firsts[k] : firsts[k + 1]`. Values per pixel (n pixels in all objects) are kept in that order.
     """
 
     ids: NDArray[np.int32]
@@ -48,6 +49,16 @@ class Groups(NamedTuple):
     """(P,) flat indices into the image."""
     outline: NDArray[np.bool_]
     """(P,) whether the pixel is one of `boundaries`."""
+    firsts: NDArray[np.int64]
+    """(n + 1,) first run of each object."""
+    rows: NDArray[np.int32]
+    """(R,) image row of each run."""
+    starts: NDArray[np.int32]
+    """(R,) first column of each run."""
+    stops: NDArray[np.int32]
+    """(R,) column after the last of each run."""
+    boxes: NDArray[np.int32]
+    """(n, 4) first row, first column, row after the last, column after the last of each object."""
     shape: tuple[int, int]
     """Height and width of the image."""
 
@@ -499,7 +510,7 @@ def _boundaries(labels: Any) -> Any:
 
 
 def group(labels: NDArray[Any]) -> Groups:
-    """List the pixels of every object, by one counting sort.
+    """List the pixels of every object, by one counting sort of its horizontal runs.
 
     Parameters
     ----------
@@ -509,30 +520,125 @@ def group(labels: NDArray[Any]) -> Groups:
     Returns
     -------
     Groups
-        Ids, places and pixels.
+        Ids, places, pixels and runs.
 
     Raises
     ------
     ValueError
         As `as_labels`.
     """
-    sequential, ids = compact(labels)
-    begins, pixels = _group(sequential, ids.size)
-    height, width = sequential.shape
-    return Groups(ids, begins, pixels, _boundaries(sequential).ravel()[pixels], (height, width))
+    image = as_labels(labels)
+    names, rows, starts, stops = _label_runs(image)
+    ids, places = _ranked(names)
+    firsts, rows, starts, stops = _sorted_runs(places, ids.size, rows, starts, stops)
+    begins, pixels, outline, boxes = _unfold(image, firsts, rows, starts, stops)
+    height, width = image.shape
+    return Groups(ids, begins, pixels, outline, firsts, rows, starts, stops, boxes, (height, width))
+
+
+def _ranked(names: Labels) -> tuple[Labels, Labels]:
+    """Return the ids that occur among the runs' names, ascending, and the place of each run's name among them."""
+    top = int(names.max(initial=0))
+    if top > max(_TABLE_LIMIT, names.size):
+        ids, places = np.unique(names, return_inverse=True)
+        return ids, places.astype(np.int32)
+    present = np.zeros(top + 1, np.bool_)
+    present[names] = True
+    ids = np.flatnonzero(present).astype(np.int32)
+    table = np.cumsum(present, dtype=np.int32) - np.int32(1)
+    return ids, table[names]
 
 
 @kernel
-def _group(labels: Any, n: Any) -> Any:
-    counts = _count(labels, n + 1)
-    counts[0] = 0
-    begins = np.cumsum(counts)
-    fill = begins.copy()
-    pixels = np.empty(begins[-1], np.int32)
-    flat = labels.ravel()
-    for i in range(flat.size):
-        k = flat[i]
-        if k > 0:
-            pixels[fill[k - 1]] = i
-            fill[k - 1] += 1
-    return begins, pixels
+def _label_runs(labels: Any) -> Any:
+    """List the horizontal runs of one id in raster order: id, row, first column, column after the last."""
+    height, width = labels.shape
+    count = 0
+    for y in range(height):
+        row = labels[y]
+        if width > 0:
+            count += int(row[0] != 0)
+        for x in range(1, width):
+            count += int((row[x] != 0) & (row[x] != row[x - 1]))
+    names = np.empty(count, np.int32)
+    rows = np.empty(count, np.int32)
+    starts = np.empty(count, np.int32)
+    stops = np.empty(count, np.int32)
+    run = 0
+    for y in range(height):
+        row = labels[y]
+        x = 0
+        while x < width:
+            name = row[x]
+            if name == 0:
+                x += 1
+                continue
+            names[run] = name
+            rows[run] = y
+            starts[run] = x
+            while x < width and row[x] == name:
+                x += 1
+            stops[run] = x
+            run += 1
+    return names, rows, starts, stops
+
+
+@kernel
+def _sorted_runs(places: Any, n: Any, rows: Any, starts: Any, stops: Any) -> Any:
+    """Sort runs by object, keeping their order within each."""
+    firsts = np.zeros(n + 1, np.int64)
+    for place in places:
+        firsts[place + 1] += 1
+    firsts = np.cumsum(firsts)
+    fill = firsts.copy()
+    sorted_rows = np.empty_like(rows)
+    sorted_starts = np.empty_like(starts)
+    sorted_stops = np.empty_like(stops)
+    for run in range(places.size):
+        place = fill[places[run]]
+        fill[places[run]] += 1
+        sorted_rows[place] = rows[run]
+        sorted_starts[place] = starts[run]
+        sorted_stops[place] = stops[run]
+    return firsts, sorted_rows, sorted_starts, sorted_stops
+
+
+@kernel
+def _unfold(labels: Any, firsts: Any, rows: Any, starts: Any, stops: Any) -> Any:
+    """List the pixels of the runs, whether they lie on the outline, and the objects' boxes."""
+    height, width = labels.shape
+    n = firsts.size - 1
+    begins = np.zeros(n + 1, np.int64)
+    boxes = np.empty((n, 4), np.int32)
+    total = 0
+    for k in range(n):
+        left = np.int32(width)
+        right = np.int32(0)
+        for run in range(firsts[k], firsts[k + 1]):
+            left = min(left, starts[run])
+            right = max(right, stops[run])
+            total += stops[run] - starts[run]
+        begins[k + 1] = total
+        boxes[k, 0] = rows[firsts[k]]
+        boxes[k, 1] = left
+        boxes[k, 2] = rows[firsts[k + 1] - 1] + 1
+        boxes[k, 3] = right
+    pixels = np.empty(total, np.int32)
+    outline = np.empty(total, np.bool_)
+    i = 0
+    for run in range(rows.size):
+        y = rows[run]
+        start = starts[run]
+        stop = stops[run]
+        name = labels[y, start]
+        above = labels[max(y - 1, 0)]
+        below = labels[min(y + 1, height - 1)]
+        for x in range(start, stop):
+            pixels[i + x - start] = y * width + x
+            outline[i + x - start] = (above[x] != name) | (below[x] != name)
+        if start > 0:
+            outline[i] = True
+        i += stop - start
+        if stop < width:
+            outline[i - 1] = True
+    return begins, pixels, outline, boxes

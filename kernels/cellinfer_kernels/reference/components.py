@@ -109,4 +109,33 @@ def group(labels: NDArray[Any]) -> Groups:
     members = [np.flatnonzero(labels == i) for i in ids]
     pixels = np.concatenate([np.empty(0, np.int32), *members]).astype(np.int32)
     begins = np.cumsum([0, *(m.size for m in members)])
-    return Groups(ids, begins, pixels, boundaries(labels).ravel()[pixels], (labels.shape[0], labels.shape[1]))
+    runs = [run for name in ids for run in _runs(labels == name)]
+    firsts = np.cumsum([0, *(len(_runs(labels == name)) for name in ids)])
+    rows, starts, stops = np.array(runs, np.int32).reshape(-1, 3).T
+    boxes = [_box(labels == name) for name in ids]
+    return Groups(
+        ids,
+        begins,
+        pixels,
+        boundaries(labels).ravel()[pixels],
+        firsts,
+        rows,
+        starts,
+        stops,
+        np.array(boxes, np.int32).reshape(-1, 4),
+        (labels.shape[0], labels.shape[1]),
+    )
+
+
+def _runs(mask: NDArray[np.bool_]) -> list[tuple[int, int, int]]:
+    steps = np.diff(np.pad(mask, ((0, 0), (1, 1))).astype(np.int8))
+    return [
+        (y, x, x + int(np.argmax(step[x:] < 0)))
+        for y, step in enumerate(steps)
+        for x in np.flatnonzero(step > 0).tolist()
+    ]
+
+
+def _box(mask: NDArray[np.bool_]) -> list[int]:
+    ys, xs = np.nonzero(mask)
+    return [int(ys.min()), int(xs.min()), int(ys.max()) + 1, int(xs.max()) + 1]
