@@ -34,6 +34,7 @@ __all__ = ["Closest", "Method", "Neighbors", "Touching", "closest", "neighbors",
 Column = NDArray[np.float64]
 Method: TypeAlias = Literal["Adjacent", "Expanded"] | int
 """What makes objects neighbours: "Adjacent", "Expanded", or a distance in pixels."""
+_NEARBY = 2  # runs around a guess that are searched first
 
 
 class Closest(NamedTuple):
@@ -335,8 +336,14 @@ def _angle(centres: Any, vertex: Any, first: Any, second: Any) -> Any:
 
 
 @inlined
-def _first_reaching(stops: Any, low: Any, high: Any, column: Any) -> Any:
-    """First of the runs low..high - 1 of one row that ends after `column`; `high` if none does."""
+def _first_reaching(stops: Any, low: Any, high: Any, column: Any, guess: Any) -> Any:
+    """First of the runs low..high - 1 of one row that ends after `column`; `high` if none does. Fast if near `guess`."""
+    before = guess - _NEARBY
+    after = guess + _NEARBY
+    if before > low and stops[before - 1] <= column:
+        low = before
+    if after < high and stops[after] > column:
+        high = after
     while low < high:
         middle = (low + high) >> 1
         if stops[middle] > column:
@@ -344,16 +351,6 @@ def _first_reaching(stops: Any, low: Any, high: Any, column: Any) -> Any:
         else:
             low = middle + 1
     return low
-
-
-@inlined
-def _walk(stops: Any, low: Any, high: Any, place: Any, column: Any) -> Any:
-    """Find the same from a place nearby."""
-    while place > low and stops[place - 1] > column:
-        place -= 1
-    while place < high and stops[place] <= column:
-        place += 1
-    return place
 
 
 @inlined
@@ -387,9 +384,7 @@ def _touch(begins: Any, starts: Any, stops: Any, places: Any, n: Any, width: Any
         narrow[away] = np.int64(np.sqrt(square))
         wide[away] = np.int64(np.sqrt(square + distance))
     seen = np.full(n, -1, np.int64)
-    # Where the last object that looked at a row found its place there: the same object's next run is close by.
-    visitors = np.full(height, -1, np.int64)
-    visited = np.zeros(height, np.int64)
+    latest = begins.copy()  # what the last search in each row found: an object's next run is usually close by
     near = np.zeros(width + 1, np.int32)
     core = np.zeros(width + 1, np.int32)
     counts = np.zeros(n)
@@ -403,12 +398,8 @@ def _touch(begins: Any, starts: Any, stops: Any, places: Any, n: Any, width: Any
             for y in range(max(rows[run] - distance, 0), min(rows[run] + distance + 1, height)):
                 away = abs(y - rows[run])
                 reach = wide[away]
-                if visitors[y] == k:
-                    other = _walk(stops, begins[y], begins[y + 1], visited[y], start - reach)
-                else:
-                    other = _first_reaching(stops, begins[y], begins[y + 1], start - reach)
-                visitors[y] = k
-                visited[y] = other
+                other = _first_reaching(stops, begins[y], begins[y + 1], start - reach, latest[y])
+                latest[y] = other
                 while other < begins[y + 1] and starts[other] < stop + reach:
                     neighbor = places[other]
                     if neighbor != k:
