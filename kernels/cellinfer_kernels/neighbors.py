@@ -337,7 +337,7 @@ def _angle(centres: Any, vertex: Any, first: Any, second: Any) -> Any:
 
 @inlined
 def _first_reaching(stops: Any, low: Any, high: Any, column: Any, guess: Any) -> Any:
-    """First of the runs low..high - 1 of one row that ends after `column`; `high` if none does. A `guess` saves time."""
+    """First of the runs low..high - 1 of one row that ends after `column`; `high` if none. A `guess` saves time."""
     before = guess - _NEARBY
     after = guess + _NEARBY
     if before > low and stops[before - 1] <= column:
