@@ -35,13 +35,12 @@ def select(values: Any, first: Any, last: Any, place: Any) -> Any:
 
 
 @inlined
-def quantile(values: Any, first: Any, last: Any, fraction: Any) -> Any:
-    """Quantile of `values[first:last]` (not empty, finite; reordered), NumPy's "linear" convention."""
-    position = fraction * (last - first - 1)
+def quantile_at(values: Any, first: Any, last: Any, position: Any) -> Any:
+    """Value at a position 0 .. last - first - 1 of the sorted `values[first:last]` (not empty, finite; reordered)."""
     place = first + int(position)
     weight = position - int(position)
     low = select(values, first, last, place)
-    if weight == 0.0:
+    if weight == 0.0 or place + 1 >= last:
         return low
     high = values[place + 1]
     for i in range(place + 2, last):

@@ -8,9 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cellinfer_kernels._jit import inlined, kernel
-from cellinfer_kernels.components import as_labels, as_mask
+from cellinfer_kernels.components import Groups, as_labels, as_mask
 
-__all__ = ["depth", "nearest"]
+__all__ = ["depth", "depths", "depths_within_image", "nearest"]
 
 
 def nearest(targets: NDArray[Any]) -> tuple[NDArray[np.float64], NDArray[np.int32]]:
@@ -170,3 +170,122 @@ def _depth(labels: Any) -> Any:
                     current += 1
                 squared[y, x] = heights[current] + (x - sites[current]) * (x - sites[current])
     return squared
+
+
+def depths(groups: Groups) -> NDArray[np.int32]:
+    """Measure how deep inside its object every listed pixel lies.
+
+    Parameters
+    ----------
+    groups
+        The objects, from `cellinfer_kernels.components.group`.
+
+    Returns
+    -------
+    ndarray of int32
+        (P,) squared distance in pixels to the nearest pixel outside the object; what is outside the image is outside.
+    """
+    return _measure_depths(groups, np.arange(groups.ids.size), True, np.empty(groups.pixels.size, np.int32))
+
+
+def depths_within_image(groups: Groups, squared: NDArray[np.int32]) -> NDArray[np.int32]:
+    """Measure the same where the image border is no edge: an object cut by it goes on for all we know.
+
+    Parameters
+    ----------
+    groups
+        The objects.
+    squared
+        (P,) what `depths` says of them.
+
+    Returns
+    -------
+    ndarray of int32
+        (P,) squared distance to the nearest pixel of the image outside the object. An object that fills the image has
+        no such pixel and keeps its `squared`. The same array if no object touches the border.
+    """
+    height, width = groups.shape
+    boxes = groups.boxes
+    touching = (boxes[:, 0] == 0) | (boxes[:, 1] == 0) | (boxes[:, 2] == height) | (boxes[:, 3] == width)
+    touching &= np.diff(groups.begins) < height * width
+    if not touching.any():
+        return squared
+    return _measure_depths(groups, np.flatnonzero(touching), False, squared.copy())
+
+
+def _measure_depths(
+    groups: Groups, chosen: NDArray[np.int64], rim: bool, squared: NDArray[np.int32]
+) -> NDArray[np.int32]:
+    """Write the depths of the chosen objects into `squared` and return it."""
+    height, width = groups.shape
+    _depths(
+        chosen,
+        groups.begins,
+        groups.firsts,
+        groups.rows,
+        groups.starts,
+        groups.stops,
+        groups.boxes,
+        height,
+        width,
+        rim,
+        squared,
+    )
+    return squared
+
+
+@kernel
+def _depths(
+    chosen: Any, begins: Any, firsts: Any, rows: Any, starts: Any, stops: Any, boxes: Any, height: Any, width: Any,
+    rim: Any, squared: Any,
+) -> Any:  # fmt: skip
+    """Write the squared depths of the chosen objects; `rim`: whether the image border is an edge."""
+    area = 1
+    widest = 1
+    for k in chosen:
+        area = max(area, (boxes[k, 2] - boxes[k, 0] + 2) * (boxes[k, 3] - boxes[k, 1]))
+        widest = max(widest, boxes[k, 3] - boxes[k, 1])
+    steps = np.empty(area, np.int32)
+    sites = np.empty(widest + 2, np.int64)
+    heights = np.empty(widest + 2, np.float64)
+    begin_at = np.empty(widest + 2, np.float64)
+    far = np.int32(height + width)  # farther than any pixel of the image
+    for k in chosen:
+        top = boxes[k, 0]
+        left = boxes[k, 1]
+        tall = boxes[k, 2] - top
+        wide = boxes[k, 3] - left
+        # One row above and below: 0 where that is outside, far where the image ends and its border is no edge.
+        steps[: (tall + 2) * wide] = 0
+        if not rim and top == 0:
+            steps[:wide] = far
+        if not rim and top + tall == height:
+            steps[(tall + 1) * wide : (tall + 2) * wide] = far
+        for run in range(firsts[k], firsts[k + 1]):
+            base = (rows[run] - top + 1) * wide - left
+            for x in range(base + starts[run], base + stops[run]):
+                steps[x] = steps[x - wide] + 1
+        for run in range(firsts[k + 1] - 1, firsts[k] - 1, -1):
+            base = (rows[run] - top + 1) * wide - left
+            for x in range(base + starts[run], base + stops[run]):
+                steps[x] = min(steps[x], steps[x + wide] + 1)
+        i = begins[k]
+        for run in range(firsts[k], firsts[k + 1]):
+            start = np.int64(starts[run])
+            stop = np.int64(stops[run])
+            base = (rows[run] - top + 1) * wide - left
+            count = 0
+            if rim or start > 0:
+                count = _add_parabola(sites, heights, begin_at, 0, start - 1, 0.0)
+            for x in range(start, stop):
+                level = np.float64(steps[base + x])
+                count = _add_parabola(sites, heights, begin_at, count, x, level * level)
+            if rim or stop < width:
+                count = _add_parabola(sites, heights, begin_at, count, stop, 0.0)
+            current = 0
+            for x in range(start, stop):
+                while current + 1 < count and begin_at[current + 1] < x:
+                    current += 1
+                away = x - sites[current]
+                squared[i] = np.int32(heights[current] + away * away)
+                i += 1

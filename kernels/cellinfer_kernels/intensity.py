@@ -7,13 +7,14 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from cellinfer_kernels._jit import kernel
-from cellinfer_kernels._order import quantile
+from cellinfer_kernels._jit import inlined, kernel
+from cellinfer_kernels._order import quantile_at
 from cellinfer_kernels.components import Groups
 
 __all__ = ["Intensities", "intensities"]
 
 Column = NDArray[np.float64]
+_SPAN = 8  # whole numbers within so many times their count are sorted by counting
 
 
 class Intensities(NamedTuple):
@@ -28,7 +29,7 @@ class Intensities(NamedTuple):
     lower_quartile: Column
     median: Column
     upper_quartile: Column
-    """Quartiles and median in NumPy's "linear" convention."""
+    """Quartiles and median, interpolated between the values at their rank."""
     mad: Column
     """Median of the absolute deviations from the median, not scaled."""
     edge_total: Column
@@ -47,16 +48,19 @@ class Intensities(NamedTuple):
     """The brightest pixel, the first in raster order of several."""
 
 
-def intensities(groups: Groups, image: NDArray[Any]) -> Intensities:
-    """Measure one channel of every object.
+def intensities(groups: Groups, values: NDArray[np.float64], *, legacy: bool = False) -> Intensities:
+    """Measure the intensities of every object.
 
     Parameters
     ----------
     groups
         The objects, from `cellinfer_kernels.components.group`.
-    image
-        2-D real array of the same shape. Pixels that are NaN or infinite are left out, as if they did not belong to
-        the object; without any finite pixel (on the outline) all (edge) values are NaN.
+    values
+        (P,) the channel's values in the order of `groups.pixels`. NaN and infinite ones are left out, as if they did
+        not belong to the object; without any finite pixel (on the outline) all (edge) values are NaN.
+    legacy
+        Take quartiles, median and median absolute deviation at rank q n of n sorted values, as CellProfiler does,
+        instead of q (n - 1).
 
     Returns
     -------
@@ -66,18 +70,22 @@ def intensities(groups: Groups, image: NDArray[Any]) -> Intensities:
     Raises
     ------
     ValueError
-        If the image has another shape than the label image.
+        If there is not one value per pixel.
     """
-    plane = np.asarray(image)
-    if plane.shape != groups.shape:
-        raise ValueError(f"image of shape {plane.shape} does not fit labels of shape {groups.shape}")
-    values = plane.ravel()[groups.pixels].astype(np.float64)
-    table = _measure(groups.begins, groups.pixels, groups.outline, values, groups.shape[1])
-    return Intensities(*table)
+    column = np.ascontiguousarray(values, np.float64)
+    if column.shape != groups.pixels.shape:
+        raise ValueError(f"values of shape {column.shape} do not fit {groups.pixels.size} pixels")
+    return Intensities(
+        *_measure(
+            groups.begins, groups.rows, groups.starts, groups.stops, groups.firsts, groups.outline, column, legacy
+        )
+    )
 
 
 @kernel
-def _measure(begins: Any, pixels: Any, outline: Any, values: Any, width: Any) -> Any:
+def _measure(
+    begins: Any, rows: Any, starts: Any, stops: Any, firsts: Any, outline: Any, values: Any, legacy: Any
+) -> Any:
     n = begins.size - 1
     table = np.full((19, n), np.nan)
     largest = 0
@@ -85,52 +93,120 @@ def _measure(begins: Any, pixels: Any, outline: Any, values: Any, width: Any) ->
         largest = max(largest, begins[k + 1] - begins[k])
     kept = np.empty(largest)
     rim = np.empty(largest)
+    counts = np.zeros(_SPAN * largest + _SPAN, np.int32)
     for k in range(n):
         count = 0
         edges = 0
-        top = np.int64(pixels[begins[k]] // width)
-        left = np.int64(pixels[begins[k]] % width)
-        sum_y = sum_x = np.int64(0)
+        top = np.int64(rows[firsts[k]])
+        left = np.int64(starts[firsts[k]])
+        sum_y = sum_x = 0
         mass_y = mass_x = total = 0.0
         peak = -np.inf
-        peak_pixel = np.int64(0)
-        for i in range(begins[k], begins[k + 1]):
-            value = values[i]
-            if not np.isfinite(value):
-                continue
-            kept[count] = value
-            count += 1
-            if outline[i]:
-                rim[edges] = value
-                edges += 1
-            y = pixels[i] // width - top
-            x = pixels[i] % width - left
-            sum_y += y
-            sum_x += x
-            mass_y += value * y
-            mass_x += value * x
-            total += value
-            if value > peak:
-                peak = value
-                peak_pixel = np.int64(pixels[i])
+        peak_y: Any = 0
+        peak_x: Any = 0
+        whole = True
+        i = begins[k]
+        for run in range(firsts[k], firsts[k + 1]):
+            y = rows[run] - top
+            row_total = 0.0
+            for column in range(starts[run] - left, stops[run] - left):
+                value = values[i]
+                i += 1
+                if not np.isfinite(value):
+                    continue
+                kept[count] = value
+                count += 1
+                if outline[i - 1]:
+                    rim[edges] = value
+                    edges += 1
+                sum_y += y
+                sum_x += column
+                row_total += value
+                mass_x += value * column
+                whole = whole and value == np.rint(value)
+                if value > peak:
+                    peak = value
+                    peak_y = y
+                    peak_x = column
+            total += row_total
+            mass_y += row_total * y
         if count == 0:
             continue
         _summarise(kept[:count], table[:5, k])
-        table[5, k] = quantile(kept, 0, count, 0.25)
-        table[6, k] = quantile(kept, 0, count, 0.5)
-        table[7, k] = quantile(kept, 0, count, 0.75)
-        for i in range(count):
-            kept[i] = abs(kept[i] - table[6, k])
-        table[8, k] = quantile(kept, 0, count, 0.5)
+        span = table[4, k] - table[3, k]
+        if whole and span < _SPAN * count:
+            _sort_whole(kept, count, table[3, k], np.int64(span) + 1, counts)
+            _sorted_ranks(kept, count, legacy, table[5:9, k])
+        else:
+            _selected_ranks(kept, count, legacy, table[5:9, k])
         if edges > 0:
             _summarise(rim[:edges], table[9:14, k])
         if total != 0:
             table[14, k] = top + mass_y / total
             table[15, k] = left + mass_x / total
             table[16, k] = np.hypot(mass_y / total - sum_y / count, mass_x / total - sum_x / count)
-        table[17, k] = peak_pixel // width
-        table[18, k] = peak_pixel % width
+        table[17, k] = top + peak_y
+        table[18, k] = left + peak_x
     return table
+
+
+@kernel
+def _sort_whole(values: Any, count: Any, low: Any, span: Any, counts: Any) -> Any:
+    """Sort whole numbers within `low` .. `low + span - 1` by counting."""
+    for i in range(count):
+        counts[np.int64(values[i] - low)] += 1
+    place = 0
+    for step in range(span):
+        for _ in range(counts[step]):
+            values[place] = low + step
+            place += 1
+        counts[step] = 0
+
+
+@inlined
+def _rank(count: Any, fraction: Any, legacy: Any) -> Any:
+    """Position of a quantile among `count` sorted values."""
+    return min(count * fraction if legacy else (count - 1) * fraction, count - 1.0)
+
+
+@kernel
+def _sorted_ranks(values: Any, count: Any, legacy: Any, out: Any) -> Any:
+    """Write quartiles, median and median absolute deviation of sorted values."""
+    for quarter in range(1, 4):
+        position = _rank(count, 0.25 * quarter, legacy)
+        place = int(position)
+        weight = position - place
+        low = values[place]
+        out[quarter - 1] = low + (values[min(place + 1, count - 1)] - low) * weight
+    # From the median outwards both ways: the deviations in ascending order.
+    median = out[1]
+    position = _rank(count, 0.5, legacy)
+    above = 0
+    while above < count and values[above] < median:
+        above += 1
+    below = above - 1
+    low = high = 0.0
+    for place in range(min(int(position) + 2, count)):
+        low = high
+        if above >= count or (below >= 0 and median - values[below] <= values[above] - median):
+            high = median - values[below]
+            below -= 1
+        else:
+            high = values[above] - median
+            above += 1
+        if place == int(position):
+            low = high
+    out[3] = low + (high - low) * (position - int(position))
+
+
+@kernel
+def _selected_ranks(values: Any, count: Any, legacy: Any, out: Any) -> Any:
+    """Write the same of values in any order; reorders them."""
+    for quarter in range(1, 4):
+        out[quarter - 1] = quantile_at(values, 0, count, _rank(count, 0.25 * quarter, legacy))
+    for i in range(count):
+        values[i] = abs(values[i] - out[1])
+    out[3] = quantile_at(values, 0, count, _rank(count, 0.5, legacy))
 
 
 @kernel

@@ -1,11 +1,13 @@
 """Measurements: labels and images to tables, one module per family, columns named as in CellProfiler.
 
-A column is `<Object>_<Category>_<Feature>[_<Channel>]`. Intensities are in the image's own units.
+A column is `<Object>_<Category>_<Feature>[_<Channel>[_<Channel>]][_<Parameter>]`. Intensities are in the image's own
+units. Every column has a definition, see `describe`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -13,22 +15,69 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from cellinfer.errors import InputError
-from cellinfer.measurement import _area_shape, _intensity, _location
-from cellinfer.measurement._registry import Family, Feature, Subject
+from cellinfer.measurement import (
+    _area_shape,
+    _correlation,
+    _granularity,
+    _intensity,
+    _location,
+    _neighbors,
+    _number,
+    _radial,
+    _texture,
+)
+from cellinfer.measurement._options import CELL_PAINTING, Options
+from cellinfer.measurement._registry import Column, Family, Feature, Objects, Plane, Signal, Values
 from cellinfer.measurement.ratios import compartment_ratios
 
-__all__ = ["FAMILIES", "Family", "Feature", "compartment_ratios", "describe", "feature_columns", "measure"]
+__all__ = [
+    "CELL_PAINTING",
+    "FAMILIES",
+    "PRESETS",
+    "Family",
+    "Feature",
+    "Options",
+    "compartment_ratios",
+    "describe",
+    "feature_columns",
+    "measure",
+    "measure_compartments",
+]
 
-FAMILIES: dict[str, Family] = {module.FAMILY.name: module.FAMILY for module in (_area_shape, _intensity, _location)}
+FAMILIES: dict[str, Family] = {
+    module.FAMILY.name: module.FAMILY
+    for module in (
+        _area_shape,
+        _intensity,
+        _location,
+        _number,
+        _neighbors,
+        _texture,
+        _granularity,
+        _radial,
+        _correlation,
+    )
+}
 """The families there are, in the order of their columns."""
+
+PRESETS: dict[str, tuple[tuple[str, ...], Options]] = {
+    "all": (tuple(FAMILIES), Options()),
+    "basic": (("AreaShape", "Intensity", "Location", "Number"), Options()),
+    "cell-painting": (tuple(FAMILIES), CELL_PAINTING),
+}
+"""Names for common choices: families and options."""
+
+Labels = NDArray[Any]
+Images = Mapping[str, NDArray[Any]]
 
 
 def measure(
-    labels: NDArray[Any],
-    images: Mapping[str, NDArray[Any]] | NDArray[Any],
+    labels: Labels,
+    images: Images | NDArray[Any],
     *,
     name: str = "Nuclei",
     families: Sequence[str] | None = None,
+    options: Options | None = None,
 ) -> pd.DataFrame:
     """Measure every object of a label image.
 
@@ -38,11 +87,13 @@ def measure(
         (H, W) integers, 0 = background; ids may have gaps.
     images
         Channel name -> (H, W) real image (uint8, uint16, float32, float64 ...). A single array is a channel without a
-        name: its columns carry no suffix.
+        name: its columns carry no channel.
     name
         What the objects are called in the columns.
     families
         Keys of `FAMILIES` to compute; None: all.
+    options
+        Parameters; None: CellProfiler's defaults.
 
     Returns
     -------
@@ -55,50 +106,134 @@ def measure(
     InputError
         If an image does not have the shape of the labels, the labels are no label image, or a family is unknown.
     """
-    channels = images if isinstance(images, Mapping) else {"": images}
+    return measure_compartments({name: labels}, images, families=families, options=options)[name]
+
+
+def measure_compartments(
+    compartments: Mapping[str, Labels],
+    images: Images | NDArray[Any],
+    *,
+    families: Sequence[str] | None = None,
+    options: Options | None = None,
+) -> dict[str, pd.DataFrame]:
+    """Measure several kinds of objects of one field; what depends on the images alone is computed once.
+
+    Parameters
+    ----------
+    compartments
+        What objects are called in the columns -> (H, W) label image. One id means the same cell in all of them (which
+        only `Options.radial_from` makes use of).
+    images, families, options
+        As for `measure`.
+
+    Returns
+    -------
+    dict of pandas.DataFrame
+        A table as that of `measure` for each kind of objects.
+
+    Raises
+    ------
+    InputError
+        As `measure`.
+    """
+    settings = options or Options()
     chosen = _chosen(families)
-    for channel, image in channels.items():
-        if np.shape(image) != np.shape(labels):
-            raise InputError(
-                f"channel {channel!r} has shape {np.shape(image)}, but the {name} labels have {np.shape(labels)}"
-            )
-    try:
-        subject = Subject(labels, channels)
-    except ValueError as problem:
-        raise InputError(f"{name}: {problem}") from problem
-    columns: dict[str, NDArray[Any]] = {"ObjectNumber": subject.groups.ids.astype(np.int64)}
-    for family in chosen:
-        _add(columns, family.features, family.compute(subject), name, "")
-        for channel in channels:
-            _add(columns, family.channel_features, family.compute_channel(subject, channel), name, channel)
-    return pd.DataFrame(columns)
+    channels = images if isinstance(images, Mapping) else {"": images}
+    subjects = _objects(compartments, channels, settings)
+    values: dict[str, dict[str, Column]] = {name: {} for name in subjects}
+    for name, objects in subjects.items():
+        for family in chosen:
+            _add(values[name], name, family.features(settings), family.compute(objects))
+    for channel, image in channels.items():  # the outer loop: a plane's own results are let go before the next
+        plane = Plane(np.asarray(image), settings)
+        for name, objects in subjects.items():
+            signal = Signal(objects, plane)
+            for family in chosen:
+                _add(values[name], name, family.channel_features(settings), family.compute_channel(signal), channel)
+    _add_pairs(values, subjects, channels, chosen, settings)
+    return {
+        name: _table(objects, values[name], feature_columns(name, tuple(channels), families, settings))
+        for name, objects in subjects.items()
+    }
+
+
+def _objects(compartments: Mapping[str, Labels], channels: Images, options: Options) -> dict[str, Objects]:
+    subjects = {}
+    for name, labels in compartments.items():
+        for channel, image in channels.items():
+            if np.shape(image) != np.shape(labels):
+                raise InputError(
+                    f"channel {channel!r} has shape {np.shape(image)}, but the {name} labels have {np.shape(labels)}"
+                )
+        origins = compartments.get(options.radial_objects) if name != options.radial_objects else None
+        try:
+            subjects[name] = Objects(labels, options, origins)
+        except ValueError as problem:
+            raise InputError(f"{name}: {problem}") from problem
+    return subjects
+
+
+def _add_pairs(
+    values: dict[str, dict[str, Column]],
+    subjects: Mapping[str, Objects],
+    channels: Images,
+    chosen: Sequence[Family],
+    options: Options,
+) -> None:
+    paired = [family for family in chosen if family.pair_features(options)]
+    if not paired or len(channels) < 2:
+        return
+    planes = {channel: Plane(np.asarray(image), options) for channel, image in channels.items()}
+    for name, objects in subjects.items():
+        signals = {channel: Signal(objects, plane) for channel, plane in planes.items()}
+        for first, second in combinations(channels, 2):
+            for family in paired:
+                computed = family.compute_pair(signals[first], signals[second])
+                _add(values[name], name, family.pair_features(options), computed, first, second)
+
+
+def _add(columns: dict[str, Column], name: str, features: Iterable[Feature], values: Values, *channels: str) -> None:
+    for feature in features:
+        columns[feature.column(name, *channels)] = values[feature.key]
+
+
+def _table(objects: Objects, values: Mapping[str, Column], columns: Sequence[str]) -> pd.DataFrame:
+    block = np.empty((len(columns), objects.groups.ids.size))
+    for row, column in zip(block, columns, strict=True):
+        row[:] = values[column]
+    table = pd.DataFrame(block.T, columns=list(columns), copy=False)
+    table.insert(0, "ObjectNumber", objects.groups.ids.astype(np.int64))
+    return table
 
 
 def _chosen(families: Sequence[str] | None) -> list[Family]:
     if families is None:
         return list(FAMILIES.values())
+    if isinstance(families, str):
+        raise InputError(f"families is a list of names, not the text {families!r}")
     unknown = [f for f in families if f not in FAMILIES]
     if unknown:
         raise InputError(f"no measurements called {', '.join(unknown)}: there are {', '.join(FAMILIES)}")
     return [family for family in FAMILIES.values() if family.name in families]
 
 
-def _column(name: str, feature: Feature, channel: str) -> str:
-    return f"{name}_{feature.name}_{channel}" if channel else f"{name}_{feature.name}"
+def features_of(
+    families: Sequence[str] | None = None, options: Options | None = None
+) -> Iterator[tuple[Family, Feature, int]]:
+    """Go through all features with their family and how many channels (0, 1 or 2) a column of theirs belongs to."""
+    settings = options or Options()
+    for family in _chosen(families):
+        for count, features in enumerate((family.features, family.channel_features, family.pair_features)):
+            for feature in features(settings):
+                yield family, feature, count
 
 
-def _add(
-    columns: dict[str, NDArray[Any]],
-    features: Sequence[Feature],
-    values: Mapping[str, NDArray[np.float64]],
+def describe(
     name: str,
-    channel: str,
-) -> None:
-    for feature in features:
-        columns[_column(name, feature, channel)] = values[feature.name]
-
-
-def describe(name: str, channels: Sequence[str], families: Sequence[str] | None = None) -> dict[str, Feature]:
+    channels: Sequence[str],
+    families: Sequence[str] | None = None,
+    options: Options | None = None,
+) -> dict[str, Feature]:
     """Tell what every column of a table holds.
 
     Parameters
@@ -107,27 +242,34 @@ def describe(name: str, channels: Sequence[str], families: Sequence[str] | None 
         What the objects are called.
     channels
         Channel names, in order.
-    families
+    families, options
         As in `measure`.
 
     Returns
     -------
     dict
-        Column name -> `Feature` (unit, definition), in the order of the table.
+        Column name -> `Feature` (unit, definition), in the order of the table: by family, then by channel or pair.
 
     Raises
     ------
     InputError
         If a family is unknown.
     """
+    settings = options or Options()
     columns: dict[str, Feature] = {}
     for family in _chosen(families):
-        columns |= {_column(name, feature, ""): feature for feature in family.features}
-        for channel in channels:
-            columns |= {_column(name, feature, channel): feature for feature in family.channel_features}
+        for count, features in enumerate((family.features, family.channel_features, family.pair_features)):
+            declared = features(settings)
+            for chosen in combinations(channels, count):
+                columns |= {feature.column(name, *chosen): feature for feature in declared}
     return columns
 
 
-def feature_columns(name: str, channels: Sequence[str], families: Sequence[str] | None = None) -> list[str]:
+def feature_columns(
+    name: str,
+    channels: Sequence[str],
+    families: Sequence[str] | None = None,
+    options: Options | None = None,
+) -> list[str]:
     """Return the columns that `measure` makes after `ObjectNumber`, in order; parameters as in `describe`."""
-    return list(describe(name, channels, families))
+    return list(describe(name, channels, families, options))

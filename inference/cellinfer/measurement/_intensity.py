@@ -2,13 +2,14 @@
 
 In the image's own units: CellProfiler divides by the largest value of the pixel type first, which changes these values
 by that factor and no ratio between them. Pixels that are NaN or infinite do not count; an object (or outline) without
-any finite pixel has NaN everywhere. Quartiles are those of `numpy.percentile`; CellProfiler's own are half a rank
-higher, which cp-measure corrects too.
+any finite pixel has NaN everywhere. Quartiles are those of `numpy.percentile`; `Options.quartiles` gives CellProfiler's
+own, which are taken a fraction of a rank higher.
 """
 
 from __future__ import annotations
 
-from cellinfer.measurement._registry import Family, Feature, Subject, Values
+from cellinfer.measurement._options import Options
+from cellinfer.measurement._registry import Family, Feature, Features, Signal, Values
 
 _STATISTICS = (
     ("IntegratedIntensity", "total", "Sum over the pixels."),
@@ -33,17 +34,24 @@ _DISPLACEMENT = Feature(
 )
 
 
-def _compute(subject: Subject, channel: str) -> Values:
-    raw = subject.intensities(channel)
+def _features(options: Options) -> Features:
+    return (
+        *(Feature(f"Intensity_{name}", "intensity", definition) for name, _, definition in _STATISTICS),
+        _DISPLACEMENT,
+    )
+
+
+def _compute(signal: Signal) -> Values:
+    raw = signal.intensities
     values = {f"Intensity_{name}": getattr(raw, field) for name, field, _ in _STATISTICS}
     return values | {_DISPLACEMENT.name: raw.displacement}
 
 
 FAMILY = Family(
     "Intensity",
-    channel_features=(
-        *(Feature(f"Intensity_{name}", "intensity", definition) for name, _, definition in _STATISTICS),
-        _DISPLACEMENT,
-    ),
+    source="CellProfiler MeasureObjectIntensity",
+    oracle="cp-measure get_intensity, scikit-image regionprops",
+    tolerance=1e-6,
+    channel_features=_features,
     compute_channel=_compute,
 )

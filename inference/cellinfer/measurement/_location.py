@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from cellinfer.measurement._registry import Family, Feature, Subject, Values
+from cellinfer.measurement._registry import Family, Feature, Objects, Signal, Values
 
 _FEATURES = (
     Feature("Location_Center_X", "px", "Mean column of the pixels."),
@@ -16,13 +16,13 @@ _CHANNEL_FEATURES = (
 )
 
 
-def _compute(subject: Subject) -> Values:
-    centre = subject.shapes.centre
+def _compute(objects: Objects) -> Values:
+    centre = objects.moments.centre
     return {"Location_Center_X": centre[:, 1], "Location_Center_Y": centre[:, 0]}
 
 
-def _compute_channel(subject: Subject, channel: str) -> Values:
-    raw = subject.intensities(channel)
+def _compute_channel(signal: Signal) -> Values:
+    raw = signal.intensities
     return {
         "Location_CenterMassIntensity_X": raw.mass_x,
         "Location_CenterMassIntensity_Y": raw.mass_y,
@@ -31,4 +31,13 @@ def _compute_channel(subject: Subject, channel: str) -> Values:
     }
 
 
-FAMILY = Family("Location", _FEATURES, _CHANNEL_FEATURES, _compute, _compute_channel)
+FAMILY = Family(
+    "Location",
+    source="CellProfiler MeasureObjectIntensity and Identify modules",
+    oracle="cp-measure get_intensity, scikit-image regionprops",
+    tolerance=1e-6,
+    features=lambda options: _FEATURES,
+    channel_features=lambda options: _CHANNEL_FEATURES,
+    compute=_compute,
+    compute_channel=_compute_channel,
+)

@@ -8,31 +8,58 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
+from cellinfer_kernels import colocalization, distance, granularity, intensity, neighbors, radial, shape
 from cellinfer_kernels.components import Groups, group
-from cellinfer_kernels.intensity import Intensities, intensities
-from cellinfer_kernels.shape import Shapes, shapes
 from numpy.typing import NDArray
 
-Values = Mapping[str, NDArray[np.float64]]
+from cellinfer.measurement._options import Options
+
+Column = NDArray[np.float64]
+Values = Mapping[str, Column]
 
 
 @dataclass(frozen=True, slots=True)
 class Feature:
-    """One column, or one column per channel.
+    """One column, one column per channel, or one per pair of channels.
 
     Attributes
     ----------
     name
         `<Category>_<Feature>` as CellProfiler spells it, without object and channel.
     unit
-        px, px², degrees, the image's own intensity unit ("intensity"), or 1 for ratios and counts.
+        px, px², degrees, radians, %, bits, the image's own intensity unit ("intensity"), or 1 for ratios and counts.
     definition
         What the value is, including where it is NaN.
+    suffix
+        What CellProfiler writes behind the channel: scale, ring, direction ...
+    swapped
+        Of a pair of channels: the second one is written first.
+    oracle
+        What independent implementation it is compared with; empty: that of its family.
+    tolerance
+        Largest median relative difference to the oracle; 0: that of its family.
     """
 
     name: str
     unit: str
     definition: str
+    suffix: str = ""
+    swapped: bool = False
+    oracle: str = ""
+    tolerance: float = 0.0
+
+    @property
+    def key(self) -> str:
+        """Name of the value within its family."""
+        return "_".join(filter(None, (self.name, self.suffix, "swapped" if self.swapped else "")))
+
+    def column(self, objects: str, *channels: str) -> str:
+        """Return the column's name in the table of some objects."""
+        named = channels[::-1] if self.swapped else channels
+        return "_".join(filter(None, (objects, self.name, *named, self.suffix)))
+
+
+Features = tuple[Feature, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,47 +71,181 @@ class Family:
     Attributes
     ----------
     name
-        What users ask for in `measure(families=...)`.
-    features
-        Columns that need no image.
-    channel_features
-        Columns made for every channel.
-    compute
-        Returns (n,) float64 arrays for exactly `features`, by name.
-    compute_channel
-        The same for `channel_features` of one channel.
+        What users ask for in `measure(families=...)`; the category of its columns.
+    source
+        Whose definition this is.
+    oracle
+        What independent implementation its columns are compared with.
+    tolerance
+        Largest median relative difference to that.
+    features, channel_features, pair_features
+        Columns that need no image, that every channel has, and that every pair of channels has.
+    compute, compute_channel, compute_pair
+        Return (n,) float64 arrays for exactly these, by `Feature.key`.
     """
 
     name: str
-    features: tuple[Feature, ...] = ()
-    channel_features: tuple[Feature, ...] = ()
-    compute: Callable[[Subject], Values] = lambda subject: {}
-    compute_channel: Callable[[Subject, str], Values] = lambda subject, channel: {}
+    source: str
+    oracle: str
+    tolerance: float
+    features: Callable[[Options], Features] = lambda options: ()
+    channel_features: Callable[[Options], Features] = lambda options: ()
+    pair_features: Callable[[Options], Features] = lambda options: ()
+    compute: Callable[[Objects], Values] = lambda objects: {}
+    compute_channel: Callable[[Signal], Values] = lambda signal: {}
+    compute_pair: Callable[[Signal, Signal], Values] = lambda first, second: {}
 
 
-class Subject:
-    """Objects and channels of one field; what several families need is computed once.
+class Plane:
+    """One channel of a field; what does not depend on objects is computed once for all of them.
+
+    Parameters
+    ----------
+    image
+        2-D, real numbers.
+    options
+        Parameters of the measurements.
+    """
+
+    def __init__(self, image: NDArray[Any], options: Options) -> None:
+        self.image = image
+        self.options = options
+
+    @cached_property
+    def full_scale(self) -> float:
+        """Value of a saturated pixel, see `Options.full_scale`."""
+        if self.options.full_scale is not None:
+            return float(self.options.full_scale)
+        if self.image.dtype.kind == "b":
+            return 1.0
+        if self.image.dtype.kind in "iu":
+            return float(np.iinfo(self.image.dtype).max)
+        finite = self.image[np.isfinite(self.image)]
+        return 65535.0 if finite.max(initial=0.0) > 1 else 1.0
+
+    @cached_property
+    def spectrum(self) -> granularity.Spectrum:
+        """The image after each step of the granular spectrum."""
+        options = self.options
+        return granularity.spectrum(
+            self.image,
+            subsample=options.granularity_subsample,
+            background_subsample=options.granularity_background,
+            radius=options.granularity_radius,
+            length=options.granularity_steps,
+        )
+
+
+class Objects:
+    """The objects of a label image; what several families or channels need is computed once.
 
     Parameters
     ----------
     labels
         2-D label image, 0 = background.
-    images
-        Channel name -> 2-D image of the same shape.
+    options
+        Parameters of the measurements.
+    origins
+        Label image of the objects with the same ids at which `Options.radial_from` lets rings begin; None: their own
+        centres.
+
+    Raises
+    ------
+    ValueError
+        If the labels are no label image.
     """
 
-    def __init__(self, labels: NDArray[Any], images: Mapping[str, NDArray[Any]]) -> None:
+    def __init__(self, labels: NDArray[Any], options: Options, origins: NDArray[Any] | None = None) -> None:
+        self.labels = labels
+        self.options = options
+        self.origins = origins
         self.groups: Groups = group(labels)
-        self.images = images
-        self._intensities: dict[str, Intensities] = {}
 
     @cached_property
-    def shapes(self) -> Shapes:
-        """Raw shape quantities of all objects."""
-        return shapes(self.groups)
+    def shapes(self) -> shape.Shapes:
+        """Outlines, hulls and enclosing circles of all objects."""
+        return shape.shapes(self.groups)
 
-    def intensities(self, channel: str) -> Intensities:
-        """Return the intensity statistics of all objects in a channel."""
-        if channel not in self._intensities:
-            self._intensities[channel] = intensities(self.groups, self.images[channel])
-        return self._intensities[channel]
+    @cached_property
+    def moments(self) -> shape.Moments:
+        """Spatial moments of all objects."""
+        return shape.moments(self.groups)
+
+    @cached_property
+    def depths(self) -> NDArray[np.int32]:
+        """(P,) squared distance of every pixel to the outside of its object."""
+        return distance.depths(self.groups)
+
+    @cached_property
+    def closest(self) -> neighbors.Closest:
+        """The two nearest other objects of every object."""
+        return neighbors.closest(self.groups)
+
+    @cached_property
+    def rings(self) -> radial.Rings:
+        """Ring and wedge of every pixel."""
+        options = self.options
+        within = distance.depths_within_image(self.groups, self.depths)
+        middles, cores = radial.centres(self.groups, within), None
+        if options.radial_from != "self" and self.origins is not None:
+            others = Objects(self.origins, options)
+            depths = distance.depths_within_image(others.groups, others.depths)
+            middles = _aligned(radial.centres(others.groups, depths), others.groups.ids, self)
+            if options.radial_from == "edges":
+                own = np.repeat(self.groups.ids, np.diff(self.groups.begins))
+                cores = np.asarray(self.origins).ravel()[self.groups.pixels] == own
+        return radial.rings(
+            self.groups, within, middles, bins=options.radial_bins, radius=options.radial_radius, cores=cores
+        )
+
+    def weights(self, small: tuple[int, int]) -> granularity.Weights:
+        """Return what each pixel of a subsampled image counts for every object."""
+        if self._weights is None or self._weights[0] != small:
+            self._weights = (small, granularity.weights(self.groups, small))
+        return self._weights[1]
+
+    _weights: tuple[tuple[int, int], granularity.Weights] | None = None
+
+
+def _aligned(middles: NDArray[np.int32], ids: NDArray[np.int32], objects: Objects) -> NDArray[np.int32]:
+    """Return the centre of the object with the same id for every object, -1 where there is none inside it."""
+    own = objects.groups.ids
+    aligned = np.full((own.size, 2), -1, np.int32)
+    same = np.isin(own, ids)
+    aligned[same] = middles[np.searchsorted(ids, own[same])]
+    elsewhere = np.asarray(objects.labels)[aligned[:, 0], aligned[:, 1]] != own
+    aligned[elsewhere | ~same] = -1
+    return aligned
+
+
+class Signal:
+    """A channel within objects.
+
+    Parameters
+    ----------
+    objects
+        The objects.
+    plane
+        The channel, of the same size.
+    """
+
+    def __init__(self, objects: Objects, plane: Plane) -> None:
+        self.objects = objects
+        self.plane = plane
+
+    @cached_property
+    def values(self) -> Column:
+        """(P,) the channel's values in the order of the objects' pixels."""
+        return np.take(self.plane.image, self.objects.groups.pixels).astype(np.float64)
+
+    @cached_property
+    def intensities(self) -> intensity.Intensities:
+        """Intensity statistics of all objects."""
+        return intensity.intensities(
+            self.objects.groups, self.values, legacy=self.objects.options.quartiles == "cellprofiler"
+        )
+
+    @cached_property
+    def ranks(self) -> NDArray[np.int32]:
+        """(P,) dense rank of every value within its object."""
+        return colocalization.ranks(self.objects.groups.begins, self.values)

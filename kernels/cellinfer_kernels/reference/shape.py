@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from itertools import combinations, pairwise
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cellinfer_kernels.components import Groups
 from cellinfer_kernels.reference.components import label
-from cellinfer_kernels.reference.distance import nearest
-from cellinfer_kernels.shape import Shapes
+from cellinfer_kernels.shape import Circles, Moments, Outlines, Shapes
 
 _Points = NDArray[np.float64]
 
@@ -18,9 +17,32 @@ _Points = NDArray[np.float64]
 def shapes(groups: Groups) -> Shapes:
     """Measure object after object."""
     rows = [_shape(*_crop(groups, k)) for k in range(groups.ids.size)]
-    widths = [1, 4, 2, 3] + [1] * 8
-    columns = (np.array([row[i] for row in rows], dtype=np.float64) for i in range(12))
-    return Shapes(*(c.reshape((-1, w) if w > 1 else -1) for c, w in zip(columns, widths, strict=True)))
+    column = np.array([row[0] for row in rows], dtype=np.float64).reshape(-1, 8).T
+    circles = np.array([row[1] for row in rows], dtype=np.float64).reshape(-1, 3)
+    found = Circles(circles[:, :2], circles[:, 2], np.empty((0, 3), np.int32))
+    return Shapes(column[0], Outlines(*column[1:5]), column[5], column[6], column[7], found)
+
+
+def moments(groups: Groups) -> Moments:
+    """Sum powers pixel by pixel."""
+    raw, central, centre = np.zeros((groups.ids.size, 4, 4)), np.zeros((groups.ids.size, 4, 4)), []
+    for k in range(groups.ids.size):
+        mask, top, left = _crop(groups, k)
+        points = np.argwhere(mask) - 1.0
+        middle = points.mean(axis=0)
+        centre.append([middle[0] + top, middle[1] + left])
+        for p in range(4):
+            for q in range(4):
+                raw[k, p, q] = (points[:, 0] ** p * points[:, 1] ** q).sum()
+                central[k, p, q] = ((points[:, 0] - middle[0]) ** p * (points[:, 1] - middle[1]) ** q).sum()
+    return Moments(raw, central, np.array(centre, np.float64).reshape(-1, 2))
+
+
+def radii(begins: NDArray[np.int64], squared: NDArray[np.int32]) -> tuple[_Points, _Points, _Points]:
+    """Summarise object after object."""
+    depths = [np.sqrt(squared[begin:end]) for begin, end in pairwise(begins)]
+    mean, largest, median = ([float(summary(d)) for d in depths] for summary in (np.mean, np.max, np.median))
+    return np.array(mean), np.array(largest), np.array(median)
 
 
 def _crop(groups: Groups, k: int) -> tuple[NDArray[np.bool_], int, int]:
@@ -31,27 +53,42 @@ def _crop(groups: Groups, k: int) -> tuple[NDArray[np.bool_], int, int]:
     return mask, int(ys.min()), int(xs.min())
 
 
-def _shape(mask: NDArray[np.bool_], top: int, left: int) -> tuple[Any, ...]:
+def _shape(mask: NDArray[np.bool_], top: int, left: int) -> tuple[list[float], list[float]]:
     points = np.argwhere(mask).astype(np.float64)
-    centre = points.mean(axis=0)
-    covariance = np.cov(points, rowvar=False, bias=True)
-    box = [top, left, top + mask.shape[0] - 2, left + mask.shape[1] - 2]
-    radii = np.sqrt(nearest(~mask)[0][mask])
     max_feret, min_feret = _ferets(points)
+    euler = label(mask, 2)[1] - (label(~mask, 1)[1] - 1)
+    background, _ = label(~mask, 2)
+    filled = int((background != background[0, 0]).sum())
+    y, x, radius = _circle(points)
     return (
-        len(points),
-        box,
-        [centre[0] + top - 1, centre[1] + left - 1],
-        [covariance[0, 0], covariance[0, 1], covariance[1, 1]],
-        _perimeter(mask),
-        label(mask, 2)[1] - (label(~mask, 1)[1] - 1),
-        _convex_area(points),
-        max_feret,
-        min_feret,
-        radii.mean(),
-        radii.max(),
-        np.median(radii),
+        [len(points), _perimeter(mask), _crofton(mask), euler, filled, _convex_area(points), max_feret, min_feret],
+        [y + top - 1, x + left - 1, radius],
     )
+
+
+def _circle(points: _Points) -> tuple[float, float, float]:
+    """Try the circles through every two and every three points; the smallest that holds all is it."""
+    found = [(*points[0], 0.0)] if len(points) == 1 else []
+    for a, b in combinations(points, 2):
+        found.append((*((a + b) / 2), float(np.hypot(*(a - b))) / 2))
+    for corners in combinations(points, 3):
+        a, b, c = corners
+        matrix = 2 * np.array([b - a, c - a])
+        if abs(np.linalg.det(matrix)) > 1e-9:
+            centre = np.linalg.solve(matrix, [b @ b - a @ a, c @ c - a @ a])
+            found.append((*centre, float(np.hypot(*(a - centre)))))
+    holding = [f for f in found if np.all(np.hypot(points[:, 0] - f[0], points[:, 1] - f[1]) <= f[2] + 1e-9)]
+    y, x, radius = min(holding, key=lambda f: f[2])
+    return float(y), float(x), float(radius)
+
+
+def _crofton(mask: NDArray[np.bool_]) -> float:
+    """Count where lines down, to the right and along both diagonals enter the object."""
+    inside = mask.astype(np.int8)
+    steps = [inside[1:] - inside[:-1], inside[:, 1:] - inside[:, :-1]]
+    slanted = [inside[1:, 1:] - inside[:-1, :-1], inside[1:, :-1] - inside[:-1, 1:]]
+    straight, diagonal = (sum(int((s > 0).sum()) for s in group) for group in (steps, slanted))
+    return float(np.pi / 4 * (straight + diagonal / np.sqrt(2)))
 
 
 def _around(mask: NDArray[np.bool_], steps: list[tuple[int, int]]) -> NDArray[np.int64]:
