@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from cellinfer.cells import RING, Compartments, EdgePolicy, compartments, perinuclear_ring
 from cellinfer.errors import InputError
 from cellinfer.images import native, read_channel
-from cellinfer.measurement import measure
+from cellinfer.measurement import DEFAULTS, Options, chosen_families, measure_compartments
 from cellinfer.measurement.ratios import compartment_ratios, ring_ratios
 from cellinfer.plate import Field
 from cellinfer.precision import Precision
@@ -65,7 +65,9 @@ class Settings:
     edge
         What happens to cells whose nucleus touches the edge of the field.
     families
-        Families of measurements; None takes all.
+        Families of measurements, see `cellinfer.measurement.FAMILIES`; None takes all.
+    measurements
+        Their parameters.
 
     Raises
     ------
@@ -82,8 +84,13 @@ class Settings:
     cell_distance: float | None = None
     edge: EdgePolicy = "drop"
     families: tuple[str, ...] | None = None
+    measurements: Options = DEFAULTS
 
     def __post_init__(self) -> None:
+        if self.families is not None:  # in whatever order they were named
+            object.__setattr__(self, "families", tuple(family.name for family in chosen_families(self.families)))
+        if not isinstance(self.measurements, Options):
+            raise InputError(f"measurements must be cellinfer.measurement.Options, not {_kind(self.measurements)}.")
         check_segmentation_options(self.diameter, self.tta, self.merge)
         distance = self.cell_distance
         if distance is not None and not (isinstance(distance, Real) and 0 <= distance < math.inf):
@@ -381,18 +388,33 @@ def _measured(
     parts: Compartments, images: Images, found: Segmentation, settings: Settings, row: dict[str, Any]
 ) -> dict[str, pd.DataFrame]:
     """Measure all compartments; every table has one row per cell, in the same order."""
-    labels = (parts.nuclei, parts.cells, parts.cytoplasm)
+    labels = dict(zip(OBJECTS, (parts.nuclei, parts.cells, parts.cytoplasm), strict=True))
+    measured = measure_compartments(labels, images, families=settings.families, options=settings.measurements)
     ids = pd.Index(np.arange(1, parts.kept.size + 1), name="ObjectNumber")
-    tables = {}
-    for name, compartment in zip(OBJECTS, labels, strict=True):
-        table = measure(compartment, images, name=name, families=settings.families)
-        # A cell that is all nucleus has no cytoplasm pixel: its row is there, without values.
-        tables[name] = table.set_index("ObjectNumber").reindex(ids).reset_index()
+    # A cell that is all nucleus has no cytoplasm pixel: its row is there, without values.
+    tables = {name: table.set_index("ObjectNumber").reindex(ids).reset_index() for name, table in measured.items()}
+    for name, more in _relatives(measured, ids).items():
+        tables[name] = pd.concat([tables[name], more], axis=1)
     tables["Cells"] = pd.concat([tables["Cells"], *_ratios(tables, parts, images, found, settings, row)], axis=1)
     tables["Nuclei"] = pd.concat([tables["Nuclei"], _agreement(found, parts)], axis=1)
     for parent in ("Cells", "Nuclei"):
         tables["Cytoplasm"].insert(1, f"Metadata_Cytoplasm_Parent_{parent}", tables["Cytoplasm"]["ObjectNumber"])
     return tables
+
+
+def _relatives(measured: Mapping[str, pd.DataFrame], ids: pd.Index[Any]) -> dict[str, pd.DataFrame]:
+    """Return whose parts the objects are, as CellProfiler writes it; a cell has one id in all compartments."""
+    counts = {name: ids.isin(table["ObjectNumber"]).astype(np.int64) for name, table in measured.items()}
+    numbers = ids.to_numpy(np.int64)
+    columns = {
+        "Nuclei": {f"Children_{child}_Count": counts[child] for child in ("Cells", "Cytoplasm")},
+        "Cells": {"Parent_Nuclei": numbers, "Children_Cytoplasm_Count": counts["Cytoplasm"]},
+        "Cytoplasm": {"Parent_Nuclei": numbers, "Parent_Cells": numbers},
+    }
+    return {
+        name: pd.DataFrame({f"{name}_{column}": values for column, values in more.items()})
+        for name, more in columns.items()
+    }
 
 
 def _ratios(

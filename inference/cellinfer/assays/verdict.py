@@ -41,11 +41,23 @@ _NOT_BIOLOGY = (
     "_BoundingBox",
     "_AreaShape_Center_",
     "_Orientation",
+    "_ZernikePhase_",
     "_Parent_",
     "_Number_",
+    "ObjectNumber_",
     "Image_QC_",
     "Image_Count_Fields",
     "Image_Count_FailedFields",
+)
+_NOT_READOUT = (
+    "_Texture_",
+    "_Granularity_",
+    "_RadialDistribution_",
+    "_Correlation_",
+    "_Neighbors_",
+    "Moment_",
+    "_Zernike_",
+    "_InertiaTensor",
 )
 _MAD_TO_SD = 1.4826
 _ZERO = 1e-12
@@ -135,7 +147,7 @@ def assay(
         the mean of all. All doses of the map are one series: give one compound at a time.
     features
         The first one is what the verdict is about; each gets a dose response, beside the best three by Z'. Default: the
-        best one by Z', which the verdict then says.
+        best one by Z' among counts, sizes, intensities and their ratios, which the verdict then says.
     out
         Folder for `features.csv`, `features.parquet`, `assay.json`, `assay.png`, and with several plates
         `features_by_plate.csv`. Default: `assay` in the run's folder.
@@ -165,13 +177,14 @@ def assay(
     by_plate, skipped = _by_plate(wells, candidates)
     notes += skipped
     table = _pool(by_plate)
-    headline = asked[0] if asked else str(table["feature"].iloc[0])
+    readouts = _readouts(table)
+    headline = asked[0] if asked else str(readouts["feature"].iloc[0])
     interval = _interval(wells, headline)
     responses: list[DoseResponse] = []
     if dose_column is not None:
         wells[DOSE] = _doses(wells, metadata_column(platemap, dose_column))
-        best = [name for name in table.loc[table["z_prime"].notna(), "feature"] if name not in asked][:_BEST_FITTED]
-        responses, said = _fit(wells, [*dict.fromkeys(asked), *best])
+        best = [name for name in readouts.loc[readouts["z_prime"].notna(), "feature"] if name not in asked]
+        responses, said = _fit(wells, [*dict.fromkeys(asked), *best[:_BEST_FITTED]])
         notes += said
     result = AssayResult(
         features=table,
@@ -326,6 +339,15 @@ def _candidates(wells: pd.DataFrame) -> list[str]:
     return names
 
 
+def _readouts(table: pd.DataFrame) -> pd.DataFrame:
+    """Features that one could explain to a biologist; all, if none of them tells the controls apart.
+
+    Hundreds of textures and moments are made for profiles: the best of them on a few wells is mostly luck.
+    """
+    plain = table[[not any(part in name for part in _NOT_READOUT) for name in table["feature"]]]
+    return plain if plain["z_prime"].notna().any() else table
+
+
 def _known(name: str, wells: pd.DataFrame) -> str:
     if name in wells and name not in (ROLE, DOSE, GROUP) and pd.api.types.is_numeric_dtype(wells[name]):
         return name
@@ -456,13 +478,14 @@ def _verdict(table: pd.DataFrame, headline: str, interval: Interval | None, *, n
     spread = f"95 % interval {interval.low:.2f} to {interval.high:.2f}, " if interval else ""
     pooled = f", median of {plates} plates" if plates > 1 else ""
     text = f"{quality}: Z' = {z:.2f}{pooled} for {headline} ({spread}{wells})."
-    defined = int(table["z_prime"].notna().sum())
     if named:
+        defined = int(table["z_prime"].notna().sum())
         rank = int((table["z_prime"] > z).sum()) + 1
         return f"{text} You named the feature; it ranks {rank} of {defined}."
+    defined = int(_readouts(table)["z_prime"].notna().sum())
     return (
-        f"{text} It was picked as the best of {defined} features on these same wells, so the figure is optimistic: "
-        "confirm it on other wells, or name the feature beforehand."
+        f"{text} It was picked as the best of {defined} counts, sizes, intensities and ratios on these same wells, "
+        "so the figure is optimistic: confirm it on other wells, or name the feature beforehand."
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -55,6 +56,20 @@ def run(
         ),
     ] = None,
     edge: EdgeOption = "drop",
+    features: Annotated[
+        str,
+        typer.Option(
+            help="What to measure: families (AreaShape, Texture ...) or presets (all, basic, cell-painting), separated "
+            "by commas; see 'cellinfer features list'."
+        ),
+    ] = "all",
+    full_scale: Annotated[
+        float | None,
+        typer.Option(
+            help="Value of a saturated pixel, for the grey levels of textures: 4095 for a 12-bit camera.",
+            show_default="largest of the pixel type",
+        ),
+    ] = None,
     pattern: PatternOption = None,
     layout: LayoutOption = "auto",
     workers: Annotated[int, typer.Option(help="Fields at the same time; 0: one per core.", min=0)] = 0,
@@ -65,9 +80,11 @@ def run(
     """Turn a plate of images into single-cell tables; run again, do only what is missing."""
     from cellinfer.cli._shared import announce_compilation, parse_channels
     from cellinfer.engine import run as run_plate
+    from cellinfer.measurement import parse_features
     from cellinfer.pipeline import Settings
 
     announce_compilation()
+    families, options = parse_features(features)
     settings = Settings(
         nuclei=nuclei,
         cells=cells,
@@ -77,6 +94,8 @@ def run(
         invert=invert,
         cell_distance=cell_distance,
         edge=edge,  # type: ignore[arg-type]
+        families=families,
+        measurements=replace(options, full_scale=full_scale),
     )
     folder = out or plate.resolve().with_name(f"{plate.resolve().name}-cellinfer")
     with _stopping_quietly(), _progress() as report:

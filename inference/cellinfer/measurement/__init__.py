@@ -6,7 +6,7 @@ units. Every column has a definition, see `describe`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import combinations
 from typing import Any
 
@@ -26,22 +26,25 @@ from cellinfer.measurement import (
     _radial,
     _texture,
 )
-from cellinfer.measurement._options import CELL_PAINTING, Options
+from cellinfer.measurement._options import CELL_PAINTING, DEFAULTS, Options
 from cellinfer.measurement._registry import Column, Family, Feature, Objects, Plane, Signal, Values
 from cellinfer.measurement.ratios import compartment_ratios
 
 __all__ = [
     "CELL_PAINTING",
+    "DEFAULTS",
     "FAMILIES",
     "PRESETS",
     "Family",
     "Feature",
     "Options",
+    "chosen_families",
     "compartment_ratios",
     "describe",
     "feature_columns",
     "measure",
     "measure_compartments",
+    "parse_features",
 ]
 
 FAMILIES: dict[str, Family] = {
@@ -61,8 +64,8 @@ FAMILIES: dict[str, Family] = {
 """The families there are, in the order of their columns."""
 
 PRESETS: dict[str, tuple[tuple[str, ...], Options]] = {
-    "all": (tuple(FAMILIES), Options()),
-    "basic": (("AreaShape", "Intensity", "Location", "Number"), Options()),
+    "all": (tuple(FAMILIES), DEFAULTS),
+    "basic": (("AreaShape", "Intensity", "Location", "Number"), DEFAULTS),
     "cell-painting": (tuple(FAMILIES), CELL_PAINTING),
 }
 """Names for common choices: families and options."""
@@ -136,8 +139,8 @@ def measure_compartments(
     InputError
         As `measure`.
     """
-    settings = options or Options()
-    chosen = _chosen(families)
+    settings = options or DEFAULTS
+    chosen = chosen_families(families)
     channels = images if isinstance(images, Mapping) else {"": images}
     subjects = _objects(compartments, channels, settings)
     values: dict[str, dict[str, Column]] = {name: {} for name in subjects}
@@ -206,7 +209,14 @@ def _table(objects: Objects, values: Mapping[str, Column], columns: Sequence[str
     return table
 
 
-def _chosen(families: Sequence[str] | None) -> list[Family]:
+def chosen_families(families: Sequence[str] | None) -> list[Family]:
+    """Return families by name, in the order of `FAMILIES`; all for None.
+
+    Raises
+    ------
+    InputError
+        If there is no family of a name.
+    """
     if families is None:
         return list(FAMILIES.values())
     if isinstance(families, str):
@@ -217,15 +227,41 @@ def _chosen(families: Sequence[str] | None) -> list[Family]:
     return [family for family in FAMILIES.values() if family.name in families]
 
 
-def features_of(
-    families: Sequence[str] | None = None, options: Options | None = None
-) -> Iterator[tuple[Family, Feature, int]]:
-    """Go through all features with their family and how many channels (0, 1 or 2) a column of theirs belongs to."""
-    settings = options or Options()
-    for family in _chosen(families):
-        for count, features in enumerate((family.features, family.channel_features, family.pair_features)):
-            for feature in features(settings):
-                yield family, feature, count
+def parse_features(text: str) -> tuple[tuple[str, ...], Options]:
+    """Read what to measure from one line.
+
+    Parameters
+    ----------
+    text
+        Names of `FAMILIES` and `PRESETS`, separated by commas; capitals do not matter.
+
+    Returns
+    -------
+    families : tuple of str
+        All that were named, in the order of `FAMILIES`.
+    options : Options
+        Those of the last preset named.
+
+    Raises
+    ------
+    InputError
+        If a name is neither.
+    """
+    families: set[str] = set()
+    options = DEFAULTS
+    known = {name.lower(): name for name in FAMILIES}
+    for name in (part.strip().lower() for part in text.split(",")):
+        if name in PRESETS:
+            families.update(PRESETS[name][0])
+            options = PRESETS[name][1]
+        elif name in known:
+            families.add(known[name])
+        else:
+            raise InputError(
+                f"no measurements called {name!r}: there are the families {', '.join(FAMILIES)} and the presets "
+                f"{', '.join(PRESETS)}."
+            )
+    return tuple(family.name for family in chosen_families(tuple(families))), options
 
 
 def describe(
@@ -255,9 +291,9 @@ def describe(
     InputError
         If a family is unknown.
     """
-    settings = options or Options()
+    settings = options or DEFAULTS
     columns: dict[str, Feature] = {}
-    for family in _chosen(families):
+    for family in chosen_families(families):
         for count, features in enumerate((family.features, family.channel_features, family.pair_features)):
             declared = features(settings)
             for chosen in combinations(channels, count):

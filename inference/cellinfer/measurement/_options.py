@@ -133,5 +133,8 @@ _RULES: dict[str, _Rule] = {
     "quartiles": (lambda value: value in ("linear", "cellprofiler"), "linear or cellprofiler"),
 }
 
+DEFAULTS = Options()
+"""CellProfiler's own."""
+
 CELL_PAINTING = Options(texture_scales=(3, 5, 10), neighbor_distances=("Adjacent", "Expanded"))
 """What Cell Painting protocols measure: texture at three scales, neighbours that touch and neighbours that would."""
