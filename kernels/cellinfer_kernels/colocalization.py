@@ -6,7 +6,6 @@ are finite in both channels.
 
 from __future__ import annotations
 
-from functools import cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,8 +20,10 @@ Column = NDArray[np.float64]
 
 _WORDS = 1 << 15  # longest table of seen values, 32 values a word
 _TABLE = 1 << 16  # cells of the table that turns an intensity into a first guess at its place among the thresholds
+_NUDGE = 1e-6  # of a cell, so that rounding puts no intensity that is a whole number into the cell before its own
 _TESTS = 256  # as many thresholds as CellProfiler tries
-_UNSUITED = -1.0  # no threshold is negative
+_ROUNDING = 1e-12  # a covariance that cancels to less than this part of its terms is 0
+_UNDEFINED = -2  # what is no threshold; these are -1 or more, in steps
 
 
 class Colocalization(NamedTuple):
@@ -129,7 +130,6 @@ def colocalization(
         raise ValueError(f"largest must be two positive numbers, got {largest}")
     if not 2 <= steps <= 2**32 - 1:
         raise ValueError(f"steps must be between 2 and 2**32 - 1, got {steps}")
-    candidates, guesses = _candidates(int(steps))
     table = _measure(
         _places(begins),
         _pixels(begins, first, "first"),
@@ -139,9 +139,7 @@ def colocalization(
         float(largest[0]),
         float(largest[1]),
         float(threshold),
-        float(steps),
-        candidates,
-        guesses,
+        int(steps),
     )
     return Colocalization(*table)
 
@@ -157,29 +155,37 @@ def _pixels(begins: NDArray[np.int64], values: NDArray[Any], name: str, dtype: A
     return array
 
 
-@cache
-def _candidates(steps: int) -> tuple[Column, NDArray[np.uint8]]:
-    """List the thresholds that bisection tries while no correlation is negative, in steps, descending.
-
-    Also a table over the intensities 0 .. 1: how many of these thresholds lie above the intensity.
-    """
-    candidates: list[float] = []
-    left, right = 1.0, float(steps)
+@inlined
+def _descend(candidates: Any, left: Any, right: Any) -> Any:
+    """List the thresholds that bisection tries while no correlation is negative, descending; return their number."""
+    m = 0
     candidate = _between(left, right)
-    while not candidates or candidates[-1] != candidate:
-        candidates.append(candidate)
-        right = candidate + 1
-        candidate = _between(left, right)
-    descending = np.array(candidates)
-    places = np.arange(_TABLE + 1) / _TABLE * steps
-    guesses = descending.size - np.searchsorted(descending[::-1], places, side="right")
-    return descending, guesses.astype(np.uint8)
+    while m == 0 or candidate != candidates[m - 1]:
+        candidates[m] = candidate
+        m += 1
+        candidate = _between(left, candidate + 1)
+    return m
+
+
+@inlined
+def _tabulate(table: Any, candidates: Any, m: Any, left: Any, right: Any) -> Any:
+    """Write how many candidates lie above each place of the window `left` .. `right`; return the table's length."""
+    width = right - left
+    cells = min(width, table.size - 1)
+    stop = cells + 1
+    for j in range(m):
+        start = ((np.int64(candidates[j]) - left) * cells + width - 1) // width
+        table[start:stop] = j
+        stop = start
+    table[:stop] = m
+    return cells
 
 
 @inlined
 def _between(left: Any, right: Any) -> Any:
     """Next threshold to try, in steps: CellProfiler's, a sixth below the top of the window, or the middle of few."""
-    return (right - left) // (6 / 5 if right - left > 6 else 2.0) + left
+    width = right - left
+    return left + (5 * width // 6 if width > 6 else width // 2)
 
 
 @inlined
@@ -282,8 +288,8 @@ def _rank_real(
     start = 0
     for place in range(count):
         if ends[place] - start > 1:
-            sort_pairs(ordered, order, start, np.int64(ends[place]), stack)
-        start = np.int64(ends[place])
+            sort_pairs(ordered, order, start, int(ends[place]), stack)
+        start = int(ends[place])
     rank = 0
     out[order[0]] = 0
     for slot in range(1, count):
@@ -305,8 +311,6 @@ def _measure(
     second_largest: Any,
     threshold: Any,
     steps: Any,
-    candidates: Any,
-    guesses: Any,
 ) -> Any:
     n = begins.size - 1
     table = np.full((11, n), np.nan)
@@ -316,7 +320,10 @@ def _measure(
     apart = np.empty(largest, np.int32)
     scratch = np.empty((2, largest))
     levels = np.empty(largest, np.uint8)
-    sums = np.empty((6, candidates.size + 1))
+    buckets = np.empty((_TESTS, 7))
+    first_guesses = np.empty(_TABLE + 1, np.uint8)
+    guesses = np.empty(_TABLE + 1, np.uint8)
+    _tabulate(first_guesses, buckets[:, 4], _descend(buckets[:, 4], 1, steps), 1, steps)
     for k in range(n):
         count = 0
         top = np.int32(0)
@@ -370,7 +377,7 @@ def _measure(
             ok, slope, offset = _orthogonal_of_lit(x, y, count)
         if ok:
             line = slope, offset, steps, mean_x, mean_y
-            table[9, k], table[10, k] = _costes(x, y, count, line, candidates, guesses, levels, sums, scratch)
+            table[9, k], table[10, k] = _costes(x, y, count, line, first_guesses, guesses, levels, buckets, scratch)
     return table
 
 
@@ -405,7 +412,7 @@ def _coefficients(
         xy += (a - mean_x) * (b - mean_y)
         total_x += a if a >= bright_x else 0.0
         total_y += b if b >= bright_y else 0.0
-        if a >= bright_x and b >= bright_y:
+        if (a >= bright_x) & (b >= bright_y):
             both += 1
             both_x += a
             both_y += b
@@ -479,36 +486,69 @@ def _orthogonal_of_lit(x: Any, y: Any, count: Any) -> Any:
 
 @inlined
 def _costes(
-    x: Any, y: Any, count: Any, line: Any, candidates: Any, guesses: Any, levels: Any, sums: Any, scratch: Any
+    x: Any, y: Any, count: Any, line: Any, first_guesses: Any, guesses: Any, levels: Any, buckets: Any, scratch: Any
 ) -> Any:
     """Manders' coefficients of the two channels above Costes' thresholds, NaN where these are undefined."""
-    slope, offset, steps, _, _ = line
-    found = _UNSUITED
+    slope = line[0]
+    scratch[0, :count] = x[:count]
+    scratch[1, :count] = y[:count]
     if slope > 1e-9:
-        found = _search_rising(x, y, count, line, candidates, guesses, levels, sums, scratch)
-    if found == _UNSUITED:
+        found = _search_rising(scratch, count, line, first_guesses, guesses, levels, buckets)
+        if found != _UNDEFINED:
+            defined, first, second = _above(x, y, count, line, found)
+            if defined:
+                return first, second
+        if found == _UNDEFINED or _above(x, y, count, line, found + 1)[0]:
+            return np.nan, np.nan
+        # Some correlation taken for 0 or more was NaN, because the background was constant. These must be told apart.
         scratch[0, :count] = x[:count]
         scratch[1, :count] = y[:count]
-        found = _search(scratch, count, _nothing(), line, 1.0, steps, 0.0, np.nan, 0)
-    if np.isnan(found):
+    found = _search(scratch, count, line)
+    if found == _UNDEFINED:
         return np.nan, np.nan
-    bright_x = found / steps
-    bright_y = slope * bright_x + offset
+    defined, first, second = _above(x, y, count, line, found)
+    return (first, second) if defined else (np.nan, np.nan)
+
+
+@inlined
+def _above(x: Any, y: Any, count: Any, line: Any, threshold: Any) -> Any:
+    """Say whether the background of a threshold has a correlation; Manders' coefficients of what is above it."""
+    slope, offset, steps, _, _ = line
+    reach = threshold / steps
+    height = slope * reach + offset
     total_x = total_y = both_x = both_y = 0.0
+    inside = 0
+    low_x = low_y = np.inf
+    high_x = high_y = -np.inf
     for i in range(count):
-        total_x += x[i] if x[i] >= bright_x else 0.0
-        total_y += y[i] if y[i] >= bright_y else 0.0
-        both = x[i] > bright_x and y[i] > bright_y
-        both_x += x[i] if both else 0.0
-        both_y += y[i] if both else 0.0
+        a = x[i]
+        b = y[i]
+        total_x += a if a >= reach else 0.0
+        total_y += b if b >= height else 0.0
+        both = min(a - reach, b - height) > 0
+        both_x += a if both else 0.0
+        both_y += b if both else 0.0
+        below = _below(a, b, reach, height)
+        inside += int(below)
+        low_x = min(low_x, a if below else np.inf)
+        high_x = max(high_x, a if below else -np.inf)
+        low_y = min(low_y, b if below else np.inf)
+        high_y = max(high_y, b if below else -np.inf)
+    defined = inside >= 3 and low_x < high_x and low_y < high_y
     if total_x <= 0 or total_y <= 0:
-        return np.nan, np.nan
-    return both_x / total_x, both_y / total_y
+        return defined, np.nan, np.nan
+    return defined, both_x / total_x, both_y / total_y
+
+
+@inlined
+def _below(a: Any, b: Any, reach: Any, height: Any) -> Any:
+    """Say whether `a < reach or b < height`; in this form no processor has to guess which."""
+    return max(reach - a, height - b) > 0
 
 
 @inlined
 def _nothing() -> Any:
-    """Sums over no pixels: count, x, y, x y, and least and greatest x and y."""
+    """Return sums over no pixels: count, x, y, x y, and least and greatest x and y."""
     return 0.0, 0.0, 0.0, 0.0, np.inf, -np.inf, np.inf, -np.inf
 
 
@@ -533,9 +573,10 @@ def _defined(sums: Any) -> Any:
 
 
 @inlined
-def _covariance(sums: Any) -> Any:
-    """Of the pixels summed up, times their number."""
-    return sums[3] - sums[1] * sums[2] / sums[0]
+def _not_negative(count: Any, sum_x: Any, sum_y: Any, sum_xy: Any) -> Any:
+    """Say whether pixels with these sums are correlated positively or, to within rounding, not at all."""
+    expected = sum_x * sum_y / count
+    return sum_xy - expected >= -_ROUNDING * (abs(sum_xy) + abs(expected))
 
 
 @inlined
@@ -549,7 +590,7 @@ def _sum_background(pairs: Any, count: Any, reach: Any, height: Any, line: Any) 
     for i in range(count):
         a = pairs[0, i]
         b = pairs[1, i]
-        if a < reach or b < height:
+        if _below(a, b, reach, height):
             inside += 1
             sum_x += a - centre_x
             sum_y += b - centre_y
@@ -584,7 +625,7 @@ def _settle(pairs: Any, count: Any, line: Any, left: Any, right: Any) -> Any:
     for i in range(count):
         a = pairs[0, i]
         b = pairs[1, i]
-        if a < reach_left or b < height_low:
+        if _below(a, b, reach_left, height_low):
             inside += 1
             sum_x += a - centre_x
             sum_y += b - centre_y
@@ -596,41 +637,40 @@ def _settle(pairs: Any, count: Any, line: Any, left: Any, right: Any) -> Any:
         else:
             pairs[0, kept] = a
             pairs[1, kept] = b
-            kept += int(a < reach_right or b < height_high)
+            kept += int(_below(a, b, reach_right, height_high))
     return kept, (float(inside), sum_x, sum_y, sum_xy, low_x, high_x, low_y, high_y)
 
 
 @inlined
-def _search(
-    pairs: Any, count: Any, settled: Any, line: Any, left: Any, right: Any, last: Any, valid: Any, tests: Any
-) -> Any:
-    """Bisect as CellProfiler does: a sixth below the top of the window, up where the correlation is negative.
+def _search(pairs: Any, count: Any, line: Any) -> Any:
+    """Bisect as CellProfiler does: a sixth below the top of the window, up where the correlation is negative or NaN.
 
     Parameters
     ----------
     pairs, count
-        The pixels (changed) that not all thresholds of the window treat alike.
-    settled
-        Sums over those that are background for all of them.
+        The pixels (changed).
     line
         Slope, offset, steps, and the centre that sums are counted from.
-    left, right, last, valid, tests
-        Where the search stands: window, last threshold tried, last one found not negative or NaN, and thresholds
-        tried so far.
 
     Returns
     -------
-    The threshold in steps, NaN where it is undefined.
+    The threshold in steps, or `_UNDEFINED`.
     """
     slope, offset, steps, _, _ = line
+    left = 1
+    right = steps
+    last = 0
+    valid = _UNDEFINED + 1
+    tests = 0
+    settled = _nothing()
     candidate = _between(left, right)
     while last != candidate:
         tests += 1
         if tests > _TESTS:
-            return np.nan
+            return _UNDEFINED
         reach = candidate / steps
         sums = _joined(settled, _sum_background(pairs, count, reach, slope * reach + offset, line))
-        if _defined(sums) and _covariance(sums) >= 0:
+        if _defined(sums) and _not_negative(sums[0], sums[1], sums[2], sums[3]):
             right = candidate + 1
             valid = candidate
         else:
@@ -638,59 +678,107 @@ def _search(
         last = candidate
         candidate = _between(left, right)
         if count > 0:
-            # One further down, because the threshold is one below the last valid.
-            count, more = _settle(pairs, count, line, left - 1, right)
+            count, more = _settle(pairs, count, line, left, right)
             settled = _joined(settled, more)
-    reach = (valid - 1) / steps  # NaN leaves no background beyond what is settled
-    sums = _joined(settled, _sum_background(pairs, count, reach, slope * reach + offset, line))
-    return valid - 1 if _defined(sums) else np.nan
+    return valid - 1
 
 
 @inlined
 def _search_rising(
-    x: Any, y: Any, count: Any, line: Any, candidates: Any, guesses: Any, levels: Any, sums: Any, scratch: Any
+    pairs: Any, count: Any, line: Any, first_guesses: Any, guesses: Any, levels: Any, buckets: Any
 ) -> Any:
-    """Search where both thresholds rise together: a pixel is background from one threshold on, all the way up.
+    """Do what `_search` does where both thresholds rise together and no correlation is NaN, in fewer passes.
 
-    Until the first negative correlation the thresholds tried are known beforehand, so one pass that sorts pixels by
-    them replaces a pass for each.
+    A pixel is then background from one threshold on, all the way up. Until the next negative correlation the
+    thresholds to be tried are known beforehand, so one pass that sorts the pixels by them replaces a pass for each.
+
+    Returns
+    -------
+    As `_search`. If the background of this threshold has a correlation, so have all those above it, and it is right.
     """
     slope, offset, steps, centre_x, centre_y = line
-    m = candidates.size
-    reaches = sums[4]
-    heights = sums[5]
-    for j in range(m):
-        reaches[j] = candidates[j] / steps
-        heights[j] = slope * reaches[j] + offset
-    sums[:4] = 0.0
-    for i in range(count):
-        a = x[i]
-        b = y[i]
-        level = np.int64(guesses[np.int64(max(0.0, min(a, (b - offset) / slope)) * _TABLE)])
-        while level < m and (a < reaches[level] or b < heights[level]):
-            level += 1
-        while level > 0 and not (a < reaches[level - 1] or b < heights[level - 1]):
-            level -= 1
-        levels[i] = level
-        sums[0, level] += 1.0
-        sums[1, level] += a - centre_x
-        sums[2, level] += b - centre_y
-        sums[3, level] += (a - centre_x) * (b - centre_y)
-    for level in range(m - 1, 0, -1):
-        for s in range(4):
-            sums[s, level] += sums[s, level + 1]
-    fails = 0  # pixels of level j + 1 and above are background at candidate j
-    while fails < m and sums[0, fails + 1] >= 3 and _covariance(sums[:4, fails + 1]) >= 0:
-        fails += 1
-    left = candidates[fails] - 1 if fails < m else 1.0
-    right = candidates[fails - 1] + 1 if fails > 0 else steps
-    valid = candidates[fails - 1] if fails > 0 else np.nan
-    waiting = 0
-    for i in range(count):
-        scratch[0, waiting] = x[i]
-        scratch[1, waiting] = y[i]
-        waiting += int(levels[i] >= fails)
-    if fails > 0 and not _defined(_sum_background(scratch, waiting, np.inf, np.inf, line)):
-        return _UNSUITED  # a correlation of few pixels above the first negative one is undefined too
-    waiting, settled = _settle(scratch, waiting, line, left - 1, right)
-    return _search(scratch, waiting, settled, line, left, right, candidates[min(fails, m - 1)], valid, fails + 1)
+    left = 1
+    right = steps
+    valid = _UNDEFINED + 1
+    tests = 0
+    settled = settled_x = settled_y = settled_xy = 0.0
+    candidates = buckets[:, 4]
+    reaches = buckets[:, 5]
+    heights = buckets[:, 6]
+    m = _descend(candidates, left, right)
+    table = first_guesses
+    cells = min(right - left, table.size - 1)
+    while True:
+        for j in range(m):
+            reaches[j] = candidates[j] / steps
+            heights[j] = slope * reaches[j] + offset
+        buckets[: m + 1, :4] = 0.0
+        low = left / steps
+        to_table = steps / (right - left) * cells
+        inverse = 1.0 / slope
+        for i in range(count):
+            a = pairs[0, i]
+            b = pairs[1, i]
+            place = (min(a, (b - offset) * inverse) - low) * to_table
+            level = np.int64(table[np.int64(max(0.0, min(place + _NUDGE, 1.0 * cells)))])
+            while level < m and _below(a, b, reaches[level], heights[level]):
+                level += 1
+            while level > 0 and not _below(a, b, reaches[level - 1], heights[level - 1]):
+                level -= 1
+            levels[i] = level
+            buckets[level, 0] += 1.0
+            buckets[level, 1] += a - centre_x
+            buckets[level, 2] += b - centre_y
+            buckets[level, 3] += (a - centre_x) * (b - centre_y)
+        buckets[m, 0] += settled
+        buckets[m, 1] += settled_x
+        buckets[m, 2] += settled_y
+        buckets[m, 3] += settled_xy
+        for level in range(m - 1, 0, -1):
+            for s in range(4):
+                buckets[level, s] += buckets[level + 1, s]
+        fails = 0  # the first candidate to be refused; pixels of level j + 1 and above are background at candidate j
+        while fails < m and _accepted(buckets[fails + 1]):
+            fails += 1
+        tests += min(fails + 1, m)
+        if tests > _TESTS:
+            return _UNDEFINED
+        if fails > 0:
+            valid = int(candidates[fails - 1])
+            right = valid + 1
+        if fails == m:
+            return valid - 1
+        last = int(candidates[fails])
+        left = last - 1
+        if _between(left, right) == last:
+            return valid - 1
+        # Pixels that are background at neither, or at both ends of the window need not be looked at again.
+        if fails + 2 <= m:
+            settled = buckets[fails + 2, 0]
+            settled_x = buckets[fails + 2, 1]
+            settled_y = buckets[fails + 2, 2]
+            settled_xy = buckets[fails + 2, 3]
+        reach = left / steps
+        height = slope * reach + offset
+        kept = 0
+        for i in range(count):
+            a = pairs[0, i]
+            b = pairs[1, i]
+            near = (levels[i] == fails) | (levels[i] == fails + 1)
+            always = near & _below(a, b, reach, height)
+            settled += 1.0 if always else 0.0
+            settled_x += a - centre_x if always else 0.0
+            settled_y += b - centre_y if always else 0.0
+            settled_xy += (a - centre_x) * (b - centre_y) if always else 0.0
+            pairs[0, kept] = a
+            pairs[1, kept] = b
+            kept += int(near & (not always))
+        count = kept
+        m = _descend(candidates, left, right)
+        table = guesses
+        cells = _tabulate(table, candidates, m, left, right)
+
+
+@inlined
+def _accepted(sums: Any) -> Any:
+    return sums[0] >= 3 and _not_negative(sums[0], sums[1], sums[2], sums[3])
