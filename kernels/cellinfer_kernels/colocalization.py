@@ -124,7 +124,9 @@ def colocalization(
     -----
     CellProfiler's `MeasureColocalization`. Rank weighting: Singan et al. 2011, BMC Bioinformatics 12:407. Thresholds:
     Costes et al. 2004, Biophysical Journal 86:3993; found with CellProfiler's bisection, candidate by candidate, so
-    they are its thresholds except where the correlation at a candidate is 0 to within rounding.
+    they are its thresholds except where the correlation at a candidate is 0 to within rounding: such a one counts as 0
+    here, and as negative or not by the accident of its last digits there. The same holds for pixels exactly on the
+    line.
     """
     if not all(np.isfinite(top) and top > 0 for top in largest):
         raise ValueError(f"largest must be two positive numbers, got {largest}")
@@ -734,9 +736,9 @@ def _search_rising(
         buckets[m, 1] += settled_x
         buckets[m, 2] += settled_y
         buckets[m, 3] += settled_xy
-        for level in range(m - 1, 0, -1):
+        for j in range(m - 1, 0, -1):
             for s in range(4):
-                buckets[level, s] += buckets[level + 1, s]
+                buckets[j, s] += buckets[j + 1, s]
         fails = 0  # the first candidate to be refused; pixels of level j + 1 and above are background at candidate j
         while fails < m and _accepted(buckets[fails + 1]):
             fails += 1
