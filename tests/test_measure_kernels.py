@@ -62,6 +62,18 @@ def test_grouping_equals_twin(labels):
 
 
 @UNHURRIED
+@given(label_images, st.sampled_from(["uint8", ">u2", "uint16", "float32", "float64", "int32", "bool"]))
+def test_gathering_equals_twin(labels, dtype):
+    image = np.arange(labels.size * 2).astype(dtype).reshape(labels.shape[0], -1)[:, ::2]
+    groups = components.group(labels)
+    values = components.gather(groups, image)
+    assert values.dtype == np.float64
+    np.testing.assert_array_equal(values, components_twin.gather(groups, image))
+    with pytest.raises(ValueError, match="does not fit"):
+        components.gather(groups, image[:, :0])
+
+
+@UNHURRIED
 @given(label_images)
 def test_depths_equal_twin(labels):
     groups = components.group(labels)

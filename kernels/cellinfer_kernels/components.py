@@ -22,6 +22,7 @@ __all__ = [
     "clear_border",
     "compact",
     "fill_holes",
+    "gather",
     "group",
     "label",
     "relabel",
@@ -625,20 +626,75 @@ def _unfold(labels: Any, firsts: Any, rows: Any, starts: Any, stops: Any) -> Any
         boxes[k, 3] = right
     pixels = np.empty(total, np.int32)
     outline = np.empty(total, np.bool_)
+    flat = labels.ravel()
     i = 0
     for run in range(rows.size):
-        y = rows[run]
         start = starts[run]
         stop = stops[run]
-        name = labels[y, start]
-        above = labels[max(y - 1, 0)]
-        below = labels[min(y + 1, height - 1)]
-        for x in range(start, stop):
-            pixels[i + x - start] = y * width + x
-            outline[i + x - start] = (above[x] != name) | (below[x] != name)
+        base = np.int64(rows[run]) * width
+        above = -width if rows[run] > 0 else 0
+        below = width if rows[run] < height - 1 else 0
+        name = flat[base + start]
+        here = base + start
+        length = np.int64(stop - start)
+        upper = flat[here + above : here + above + length]  # views: so that the loop is vectorised
+        lower = flat[here + below : here + below + length]
+        places = pixels[i : i + length]
+        rim = outline[i : i + length]
+        for x in range(length):
+            places[x] = here + x
+            rim[x] = (upper[x] != name) | (lower[x] != name)
         if start > 0:
             outline[i] = True
-        i += stop - start
+        i += length
         if stop < width:
             outline[i - 1] = True
     return begins, pixels, outline, boxes
+
+
+_GATHERED = ("uint8", "uint16", "float32", "float64")
+# Each pixel type costs a compilation; others are converted first.
+
+
+def gather(groups: Groups, image: NDArray[Any]) -> NDArray[np.float64]:
+    """Read an image at the listed pixels.
+
+    Parameters
+    ----------
+    groups
+        The objects, from `group`.
+    image
+        2-D real array of the same shape.
+
+    Returns
+    -------
+    ndarray of float64
+        (P,) values in the order of `groups.pixels`.
+
+    Raises
+    ------
+    ValueError
+        If the image has another shape than the label image.
+    """
+    plane = np.asarray(image)
+    if plane.shape != groups.shape:
+        raise ValueError(f"image of shape {plane.shape} does not fit labels of shape {groups.shape}")
+    kind = plane.dtype.name if plane.dtype.name in _GATHERED else "float64"
+    values = np.empty(groups.pixels.size)  # by NumPy, which asks for large pages; Numba does not
+    _gather(np.ascontiguousarray(plane, dtype=kind), groups.rows, groups.starts, groups.stops, values)
+    return values
+
+
+@kernel
+def _gather(image: Any, rows: Any, starts: Any, stops: Any, values: Any) -> Any:
+    flat = image.ravel()
+    width = np.int64(image.shape[1])
+    i = 0
+    for run in range(rows.size):
+        here = rows[run] * width + starts[run]
+        length = np.int64(stops[run] - starts[run])
+        source = flat[here : here + length]  # views keep the loop free of index arithmetic, so that it is vectorised
+        target = values[i : i + length]
+        for x in range(length):
+            target[x] = source[x]
+        i += length

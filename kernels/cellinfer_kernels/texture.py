@@ -125,7 +125,7 @@ def _haralick(
         size = max(size, (boxes[k, 2] - boxes[k, 0] + pad) * (boxes[k, 3] - boxes[k, 1] + 2 * pad))
     patch = np.zeros(size, np.uint8)
     cells = np.zeros(256 * 256, np.int32)
-    touched = np.empty(256 * 256, np.int32)
+    touched = np.empty(256 * 256 + 1, np.uint32)
     histograms = np.zeros((3, 512), np.int64)
     features = np.empty(13)
     for k in range(n):
@@ -155,7 +155,7 @@ def _haralick(
                 down = 0 if direction == 0 else scales[s]
                 right = 0 if direction == 2 else -scales[s] if direction == 3 else scales[s]
                 pairs, hit = _count_pairs(
-                    firsts[k], firsts[k + 1], rows, starts, stops, top, left, wide, patch, down * wide + right, span,
+                    firsts[k], firsts[k + 1], rows, starts, stops, top, left, wide, patch, down * wide + right, np.uint32(span),
                     cells, touched,
                 )  # fmt: skip
                 if pairs == 0:
@@ -176,18 +176,21 @@ def _count_pairs(
 ) -> Any:  # fmt: skip
     """Count the pairs of levels in `cells[lower * span + higher]`; list the cells that were hit, once each."""
     pairs = 0
-    hit = 0
+    hit = np.uint32(0)
     for run in range(first, last):
-        base = (rows[run] - top) * wide - left
-        for place in range(base + starts[run], base + stops[run]):
-            here = np.int64(patch[place])
-            there = np.int64(patch[place + step])
+        begin = (rows[run] - top) * wide - left + starts[run]
+        length = np.int64(stops[run] - starts[run])
+        firsts = patch[begin : begin + length]  # views keep the loop free of index arithmetic
+        seconds = patch[begin + step : begin + step + length]
+        for x in range(length):
+            here = np.uint32(firsts[x])
+            there = np.uint32(seconds[x])
             if here != 0 and there != 0:
-                cell = (min(here, there) - 1) * span + max(here, there) - 1
-                if cells[cell] == 0:
-                    touched[hit] = cell
-                    hit += 1
-                cells[cell] += 1
+                cell = (min(here, there) - np.uint32(1)) * span + max(here, there) - np.uint32(1)
+                count = cells[cell]
+                touched[hit] = cell
+                hit += np.uint32(count == 0)
+                cells[cell] = count + np.int32(1)
                 pairs += 1
     return pairs, hit
 

@@ -27,7 +27,7 @@ from cellinfer.measurement import (
     _texture,
 )
 from cellinfer.measurement._options import CELL_PAINTING, DEFAULTS, Options
-from cellinfer.measurement._registry import Column, Family, Feature, Objects, Plane, Signal, Values
+from cellinfer.measurement._registry import Family, Feature, Objects, Plane, Signal, Values
 from cellinfer.measurement.ratios import compartment_ratios
 
 __all__ = [
@@ -143,21 +143,40 @@ def measure_compartments(
     chosen = chosen_families(families)
     channels = images if isinstance(images, Mapping) else {"": images}
     subjects = _objects(compartments, channels, settings)
-    values: dict[str, dict[str, Column]] = {name: {} for name in subjects}
+    tables = {
+        name: _Table(objects.groups.ids, feature_columns(name, tuple(channels), families, settings))
+        for name, objects in subjects.items()
+    }
     for name, objects in subjects.items():
         for family in chosen:
-            _add(values[name], name, family.features(settings), family.compute(objects))
+            tables[name].add(name, family.features(settings), family.compute(objects))
     for channel, image in channels.items():  # the outer loop: a plane's own results are let go before the next
         plane = Plane(np.asarray(image), settings)
         for name, objects in subjects.items():
             signal = Signal(objects, plane)
             for family in chosen:
-                _add(values[name], name, family.channel_features(settings), family.compute_channel(signal), channel)
-    _add_pairs(values, subjects, channels, chosen, settings)
-    return {
-        name: _table(objects, values[name], feature_columns(name, tuple(channels), families, settings))
-        for name, objects in subjects.items()
-    }
+                computed = family.compute_channel(signal)
+                tables[name].add(name, family.channel_features(settings), computed, channel)
+    _add_pairs(tables, subjects, channels, chosen, settings)
+    return {name: table.frame() for name, table in tables.items()}
+
+
+class _Table:
+    """A table in the making: one row of a block per column, so that it is written and kept only once."""
+
+    def __init__(self, ids: NDArray[np.int32], columns: Sequence[str]) -> None:
+        self.ids = ids
+        self.places = {column: place for place, column in enumerate(columns)}
+        self.block = np.empty((len(columns), ids.size))
+
+    def add(self, name: str, features: Iterable[Feature], values: Values, *channels: str) -> None:
+        for feature in features:
+            self.block[self.places[feature.column(name, *channels)]] = values[feature.key]
+
+    def frame(self) -> pd.DataFrame:
+        table = pd.DataFrame(self.block.T, columns=list(self.places), copy=False)
+        table.insert(0, "ObjectNumber", self.ids.astype(np.int64))
+        return table
 
 
 def _objects(compartments: Mapping[str, Labels], channels: Images, options: Options) -> dict[str, Objects]:
@@ -177,36 +196,24 @@ def _objects(compartments: Mapping[str, Labels], channels: Images, options: Opti
 
 
 def _add_pairs(
-    values: dict[str, dict[str, Column]],
-    subjects: Mapping[str, Objects],
+    tables: Mapping[str, _Table],
+    subjects: dict[str, Objects],
     channels: Images,
     chosen: Sequence[Family],
     options: Options,
 ) -> None:
+    """Add what pairs of channels have; empties `subjects`, since the values of all channels are needed at once."""
     paired = [family for family in chosen if family.pair_features(options)]
     if not paired or len(channels) < 2:
         return
     planes = {channel: Plane(np.asarray(image), options) for channel, image in channels.items()}
-    for name, objects in subjects.items():
+    for name in list(subjects):
+        objects = subjects.pop(name)
         signals = {channel: Signal(objects, plane) for channel, plane in planes.items()}
         for first, second in combinations(channels, 2):
             for family in paired:
                 computed = family.compute_pair(signals[first], signals[second])
-                _add(values[name], name, family.pair_features(options), computed, first, second)
-
-
-def _add(columns: dict[str, Column], name: str, features: Iterable[Feature], values: Values, *channels: str) -> None:
-    for feature in features:
-        columns[feature.column(name, *channels)] = values[feature.key]
-
-
-def _table(objects: Objects, values: Mapping[str, Column], columns: Sequence[str]) -> pd.DataFrame:
-    block = np.empty((len(columns), objects.groups.ids.size))
-    for row, column in zip(block, columns, strict=True):
-        row[:] = values[column]
-    table = pd.DataFrame(block.T, columns=list(columns), copy=False)
-    table.insert(0, "ObjectNumber", objects.groups.ids.astype(np.int64))
-    return table
+                tables[name].add(name, family.pair_features(options), computed, first, second)
 
 
 def chosen_families(families: Sequence[str] | None) -> list[Family]:

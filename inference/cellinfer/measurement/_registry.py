@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 from cellinfer_kernels import colocalization, distance, granularity, intensity, neighbors, radial, shape
-from cellinfer_kernels.components import Groups, group
+from cellinfer_kernels.components import Groups, gather, group
 from numpy.typing import NDArray
 
 from cellinfer.measurement._options import Options
@@ -236,7 +236,7 @@ class Signal:
     @cached_property
     def values(self) -> Column:
         """(P,) the channel's values in the order of the objects' pixels."""
-        return np.take(self.plane.image, self.objects.groups.pixels).astype(np.float64)
+        return gather(self.objects.groups, self.plane.image)
 
     @cached_property
     def intensities(self) -> intensity.Intensities:

@@ -127,6 +127,11 @@ def group(labels: NDArray[Any]) -> Groups:
     )
 
 
+def gather(groups: Groups, image: NDArray[Any]) -> NDArray[np.float64]:
+    """Read all at once."""
+    return np.asarray(image).ravel()[groups.pixels].astype(np.float64)
+
+
 def _runs(mask: NDArray[np.bool_]) -> list[tuple[int, int, int]]:
     steps = np.diff(np.pad(mask, ((0, 0), (1, 1))).astype(np.int8))
     return [
