@@ -627,7 +627,7 @@ def _unfold(labels: Any, firsts: Any, rows: Any, starts: Any, stops: Any) -> Any
     pixels = np.empty(total, np.int32)
     outline = np.empty(total, np.bool_)
     flat = labels.ravel()
-    i = 0
+    i = np.int64(0)
     for run in range(rows.size):
         start = starts[run]
         stop = stops[run]
@@ -689,7 +689,7 @@ def gather(groups: Groups, image: NDArray[Any]) -> NDArray[np.float64]:
 def _gather(image: Any, rows: Any, starts: Any, stops: Any, values: Any) -> Any:
     flat = image.ravel()
     width = np.int64(image.shape[1])
-    i = 0
+    i = np.int64(0)
     for run in range(rows.size):
         here = rows[run] * width + starts[run]
         length = np.int64(stops[run] - starts[run])

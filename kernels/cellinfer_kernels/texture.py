@@ -155,8 +155,8 @@ def _haralick(
                 down = 0 if direction == 0 else scales[s]
                 right = 0 if direction == 2 else -scales[s] if direction == 3 else scales[s]
                 pairs, hit = _count_pairs(
-                    firsts[k], firsts[k + 1], rows, starts, stops, top, left, wide, patch, down * wide + right, np.uint32(span),
-                    cells, touched,
+                    firsts[k], firsts[k + 1], rows, starts, stops, top, left, wide, patch, down * wide + right,
+                    np.uint32(span), cells, touched,
                 )  # fmt: skip
                 if pairs == 0:
                     complete = False

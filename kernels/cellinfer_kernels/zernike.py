@@ -53,7 +53,7 @@ def shape_zernikes(groups: Groups, circles: Circles, degree: int = 9) -> NDArray
         Pixels that floating point puts outside the circle do not count, as in centrosome.
     """
     sums = _shape_powers(groups.firsts, groups.rows, groups.starts, groups.stops, groups.boxes, *circles, degree + 1)
-    return _combined(sums, degree)
+    return _combined(sums, circles, degree)
 
 
 def weighted_zernikes(
@@ -84,11 +84,12 @@ def weighted_zernikes(
         np.ascontiguousarray(values, np.float64),
         degree + 1,
     )
-    return _combined(sums, degree)
+    return _combined(sums, circles, degree)
 
 
-def _combined(sums: Column, degree: int) -> NDArray[np.complex128]:
+def _combined(sums: Column, circles: Circles, degree: int) -> NDArray[np.complex128]:
     parts = sums.reshape(sums.shape[0], (degree + 1) ** 2) @ _coefficients(degree)
+    parts[circles.radius == 0] = np.nan
     return parts.view(np.complex128)
 
 
