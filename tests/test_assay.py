@@ -124,7 +124,8 @@ def test_a_plate_like_bbbc013_is_judged(run: Path, layout: Path) -> None:
     assert result.headline_interval is not None
     assert result.headline_interval.low < row["z_prime"] < result.headline_interval.high
     assert result.verdict.startswith("Excellent assay")
-    assert "picked as the best of 3 features" in result.verdict  # the constant one is no candidate
+    # The constant one is no candidate.
+    assert "picked as the best of 3 counts, sizes, intensities and ratios" in result.verdict
     names = set(result.features["feature"])
     assert names == {RATIO, "Image_Count_Nuclei", "Nuclei_Intensity_MeanIntensity_DNA", "Nuclei_AreaShape_EulerNumber"}
     assert result.features["feature"].iloc[-1] == "Nuclei_AreaShape_EulerNumber"  # undefined ones come last

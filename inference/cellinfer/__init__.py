@@ -16,8 +16,9 @@ if TYPE_CHECKING:
     from cellinfer.engine import RunResult, run
     from cellinfer.errors import CellinferError
     from cellinfer.evaluation import evaluate
+    from cellinfer.features import feature_table
     from cellinfer.inspection import inspect
-    from cellinfer.measurement import measure
+    from cellinfer.measurement import measure, measure_compartments
     from cellinfer.pipeline import FieldResult, Pipeline, Settings, load
     from cellinfer.plate import Field, FieldKey, ImageRef, Plate
     from cellinfer.readers import read_plate
@@ -30,6 +31,7 @@ _HOME = {
     "assay": "assays",
     "CellinferError": "errors",
     "evaluate": "evaluation",
+    "feature_table": "features",
     "Field": "plate",
     "FieldKey": "plate",
     "FieldResult": "pipeline",
@@ -37,6 +39,7 @@ _HOME = {
     "inspect": "inspection",
     "load": "pipeline",
     "measure": "measurement",
+    "measure_compartments": "measurement",
     "open_session": "sessions",
     "Pipeline": "pipeline",
     "Plate": "plate",
@@ -62,9 +65,11 @@ __all__ = [
     "__version__",
     "assay",
     "evaluate",
+    "feature_table",
     "inspect",
     "load",
     "measure",
+    "measure_compartments",
     "open_session",
     "read_plate",
     "run",

@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from cellinfer._version import __version__
-from cellinfer.cli import assay, doctor, evaluate, inspect, models, run, segment, simulate
+from cellinfer.cli import assay, doctor, evaluate, features, inspect, models, run, segment, simulate
 from cellinfer.errors import CellinferError
 
 app = typer.Typer(
@@ -32,6 +32,7 @@ for command in (
 ):
     app.command()(command)
 app.add_typer(models.app, name="models")
+app.add_typer(features.app, name="features")
 
 
 def _print_version(wanted: bool) -> None:
