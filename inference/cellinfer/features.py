@@ -154,9 +154,9 @@ def feature_page(table: pd.DataFrame) -> str:
         "",
         "Rules: ids may have gaps; an id without a pixel has no row. One pixel has area 1, perimeter, axes and Feret",
         "diameters 0, radii 1, and no value (NaN) where a shape or a pair of pixels is needed (FormFactor, Zernike",
-        "moments, Texture, Correlation). Pixels that are NaN or infinite are left out of a channel's values; without any",
-        "other the value is NaN. Texture's grey levels and Costes' thresholds need to know the value of a saturated",
-        "pixel: the largest of the pixel type, 1 for floats up to 1, 65535 for larger ones, or `--full-scale`.",
+        "moments, Texture, Pearson's correlation). Pixels that are NaN or infinite are left out of a channel's values;",
+        "without any other the value is NaN. Texture's grey levels and Costes' thresholds need to know the value of a",
+        "saturated pixel: the largest of the pixel type, 1 for floats up to 1, 65535 for larger ones, or `--full-scale`.",
         "",
     ]
     for family, rows in table.groupby("family", sort=False):
