@@ -156,7 +156,7 @@ def feature_page(table: pd.DataFrame) -> str:
         "diameters 0, radii 1, and no value (NaN) where a shape or a pair of pixels is needed (FormFactor, Zernike",
         "moments, Texture, Pearson's correlation). Pixels that are NaN or infinite are left out of a channel's values;",
         "without any other the value is NaN. Texture's grey levels and Costes' thresholds need to know the value of a",
-        "saturated pixel: the largest of the pixel type, 1 for floats up to 1, 65535 for larger ones, or `--full-scale`.",
+        "saturated pixel: the largest of the pixel type; of floats 1 if none is larger, else 65535; or `--full-scale`.",
         "",
     ]
     for family, rows in table.groupby("family", sort=False):
