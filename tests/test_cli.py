@@ -226,7 +226,7 @@ def test_ctrl_c_stops_with_one_line_and_the_next_run_goes_on(plate: Path, tmp_pa
 
 def test_the_readme_s_python_runs(tmp_path: Path, plate: Path) -> None:
     blocks = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
-    assert len(blocks) == 2
+    assert len(blocks) == 3
     demo = tmp_path / "demo"
     demo.mkdir()
     simulate_plate(demo / "plate", size=(200, 200))
