@@ -89,8 +89,9 @@ def test_depths_equal_twin(labels):
 @given(label_images)
 def test_shapes_equal_twin(labels):
     groups = components.group(labels)
-    result = shape.shapes(groups)
-    expected = shape_twin.shapes(groups)
+    assert_same(shape.outlines(groups), shape_twin.outlines(groups))
+    result = shape.hulls(groups)
+    expected = shape_twin.hulls(groups)
     beyond = result.circles.beyond  # which corners rounding puts outside is nothing that a twin could say
     assert_same(result._replace(circles=result.circles._replace(beyond=expected.circles.beyond)), expected)
     for k, y, x in beyond:
@@ -147,7 +148,7 @@ def test_quantiles_of_whole_numbers_do_not_depend_on_the_way(spread, legacy):
 @given(signals(), st.integers(0, 9))
 def test_zernikes_equal_twin(signal, degree):
     groups, values = signal
-    circles = shape.shapes(groups).circles
+    circles = shape.hulls(groups).circles
     mine, theirs = (module.shape_zernikes(groups, circles, degree) for module in (zernike, zernike_twin))
     np.testing.assert_allclose(mine, theirs, rtol=1e-9, atol=1e-9)
     mine, theirs = (module.weighted_zernikes(groups, circles, values, degree) for module in (zernike, zernike_twin))
@@ -265,7 +266,7 @@ def test_zernikes_are_those_of_mahotas():
     y, x = np.mgrid[-20:21, -20:21]
     mask = ((y * 1.3) ** 2 + (x + 0.2 * y) ** 2 < 14**2).astype(np.int32)
     groups = components.group(mask)
-    circles = shape.shapes(groups).circles
+    circles = shape.hulls(groups).circles
     centre = (circles.centre[0, 0], circles.centre[0, 1])
     radius = circles.radius[0] * 1.001  # everything inside for both
     grown = circles._replace(radius=np.array([radius]), beyond=np.empty((0, 3), np.int32))
@@ -278,7 +279,7 @@ def test_zernikes_are_those_of_mahotas():
 @pytest.mark.parametrize("seed", range(3))
 def test_outlines_are_those_of_skimage(seed):
     labels, _ = blobs(seed)
-    outlines = shape.shapes(components.group(labels)).outlines
+    outlines = shape.outlines(components.group(labels))
     wanted = ("perimeter", "perimeter_crofton", "euler_number", "area_filled")
     expected = regionprops_table(labels, properties=wanted)
     for mine, name in zip(outlines, wanted, strict=True):
@@ -294,7 +295,7 @@ def test_many_corners_on_one_circle_find_a_place():
     tile[3, 1:6] = tile[1:6, 3] = tile[2:5, 2:5] = 1
     tiles = np.kron(np.arange(1, 1601).reshape(40, 40), tile).astype(np.int32)
     groups = components.group(tiles)
-    circles = shape.shapes(groups).circles
+    circles = shape.hulls(groups).circles
     np.testing.assert_allclose(circles.radius, 2.0)
     assert len(circles.beyond) <= 4 * groups.ids.size
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from cellinfer_kernels._jit import inlined, kernel
 from cellinfer_kernels.components import Groups
 
-__all__ = ["Circles", "Moments", "Outlines", "Shapes", "moments", "radii", "shapes"]
+__all__ = ["Circles", "Hulls", "Moments", "Outlines", "hulls", "moments", "outlines", "radii"]
 
 Column = NDArray[np.float64]
 
@@ -54,23 +54,20 @@ class Circles(NamedTuple):
     """(m, 3) object, y and x of the pixels that floating point puts just outside their object's circle."""
 
 
-class Shapes(NamedTuple):
-    """Shape quantities of n objects in pixels; y grows downwards."""
+class Hulls(NamedTuple):
+    """What the convex hulls of n objects tell."""
 
-    area: Column
-    """(n,) pixels."""
-    outlines: Outlines
     convex_area: Column
     """(n,) pixels whose centre lies in or on the convex hull of the pixels' edge midpoints."""
     max_feret: Column
-    """(n,) largest distance between two pixel centres."""
+    """(n,) largest distance between two pixel centres, pixels."""
     min_feret: Column
-    """(n,) least width of the convex hull of the pixel centres."""
+    """(n,) least width of the convex hull of the pixel centres, pixels."""
     circles: Circles
 
 
-def shapes(groups: Groups) -> Shapes:
-    """Measure the shape of every object.
+def outlines(groups: Groups) -> Outlines:
+    """Measure the outline of every object.
 
     Parameters
     ----------
@@ -79,19 +76,29 @@ def shapes(groups: Groups) -> Shapes:
 
     Returns
     -------
-    Shapes
+    Outlines
         One row per id of `groups`.
     """
-    runs = (groups.firsts, groups.rows, groups.starts, groups.stops, groups.boxes)
-    convex_area, max_feret, min_feret, centre, radius, beyond = _hulls(*runs)
-    return Shapes(
-        np.diff(groups.begins).astype(np.float64),
-        Outlines(*_outlines(*runs)),
-        convex_area,
-        max_feret,
-        min_feret,
-        Circles(centre, radius, beyond),
+    return Outlines(*_outlines(groups.firsts, groups.rows, groups.starts, groups.stops, groups.boxes))
+
+
+def hulls(groups: Groups) -> Hulls:
+    """Measure the convex hull and the enclosing circle of every object.
+
+    Parameters
+    ----------
+    groups
+        The objects.
+
+    Returns
+    -------
+    Hulls
+        One row per id of `groups`.
+    """
+    convex_area, max_feret, min_feret, centre, radius, beyond = _hulls(
+        groups.firsts, groups.rows, groups.starts, groups.stops, groups.boxes
     )
+    return Hulls(convex_area, max_feret, min_feret, Circles(centre, radius, beyond))
 
 
 def moments(groups: Groups) -> Moments:

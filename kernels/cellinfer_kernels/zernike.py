@@ -42,7 +42,7 @@ def shape_zernikes(groups: Groups, circles: Circles, degree: int = 9) -> NDArray
     groups
         The objects.
     circles
-        The unit disks, from `cellinfer_kernels.shape.shapes`.
+        The unit disks, from `cellinfer_kernels.shape.hulls`.
     degree
         Largest degree n.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-from cellinfer_kernels.shape import Moments, radii
+from cellinfer_kernels.shape import Moments, outlines, radii
 from cellinfer_kernels.zernike import orders, shape_zernikes
 
 from cellinfer.measurement._options import Options
@@ -99,18 +99,19 @@ def _features(options: Options) -> Features:
 
 
 def _compute(objects: Objects) -> Values:
-    raw = objects.shapes
+    area, hulls = objects.area, objects.hulls
+    outline = outlines(objects.groups)
     y0, x0, y1, x1 = objects.groups.boxes.T.astype(np.float64)
     box_area = (y1 - y0) * (x1 - x0)
-    circle = 4 * np.pi * raw.area
-    perimeter = raw.outlines.perimeter
+    circle = 4 * np.pi * area
+    perimeter = outline.perimeter
     squared = np.where(perimeter > 0, perimeter**2, np.nan)
     mean_radius, max_radius, median_radius = radii(objects.groups.begins, objects.depths)
-    zernikes = np.abs(shape_zernikes(objects.groups, raw.circles, objects.options.zernike_degree))
+    zernikes = np.abs(shape_zernikes(objects.groups, hulls.circles, objects.options.zernike_degree))
     with np.errstate(invalid="ignore"):
-        zernikes /= np.where(raw.circles.radius > 0, np.pi * raw.circles.radius**2, np.nan)[:, None]
+        zernikes /= np.where(hulls.circles.radius > 0, np.pi * hulls.circles.radius**2, np.nan)[:, None]
     values = {
-        "Area": raw.area,
+        "Area": area,
         "BoundingBoxArea": box_area,
         "BoundingBoxMaximum_X": x1,
         "BoundingBoxMaximum_Y": y1,
@@ -119,22 +120,22 @@ def _compute(objects: Objects) -> Values:
         "Center_X": objects.moments.centre[:, 1],
         "Center_Y": objects.moments.centre[:, 0],
         "Compactness": perimeter**2 / circle,
-        "ConvexArea": raw.convex_area,
-        "EquivalentDiameter": np.sqrt(4 * raw.area / np.pi),
-        "EulerNumber": raw.outlines.euler,
-        "Extent": raw.area / box_area,
-        "FilledArea": raw.outlines.filled_area,
+        "ConvexArea": hulls.convex_area,
+        "EquivalentDiameter": np.sqrt(4 * area / np.pi),
+        "EulerNumber": outline.euler,
+        "Extent": area / box_area,
+        "FilledArea": outline.filled_area,
         "FormFactor": circle / squared,
-        "MaxFeretDiameter": raw.max_feret,
+        "MaxFeretDiameter": hulls.max_feret,
         "MaximumRadius": max_radius,
         "MeanRadius": mean_radius,
         "MedianRadius": median_radius,
-        "MinFeretDiameter": raw.min_feret,
+        "MinFeretDiameter": hulls.min_feret,
         "Perimeter": perimeter,
-        "PerimeterCrofton": raw.outlines.perimeter_crofton,
-        "Solidity": raw.area / raw.convex_area,
-        **_moments(objects.moments, raw.area),
-        **_ellipse(objects.moments, raw.area),
+        "PerimeterCrofton": outline.perimeter_crofton,
+        "Solidity": area / hulls.convex_area,
+        **_moments(objects.moments, area),
+        **_ellipse(objects.moments, area),
         **{f"Zernike_{n}_{m}": zernikes[:, i] for i, (n, m) in enumerate(orders(objects.options.zernike_degree))},
     }
     return {f"AreaShape_{name}": column for name, column in values.items()}

@@ -57,8 +57,8 @@ def _compute(signal: Signal) -> Values:
         for ring, suffix, _ in _rings(options)
         for name, field, _ in _STATISTICS
     }
-    moments = weighted_zernikes(groups, signal.objects.shapes.circles, signal.values, options.zernike_degree)
-    magnitude = np.abs(moments) / signal.objects.shapes.area[:, None]
+    moments = weighted_zernikes(groups, signal.objects.hulls.circles, signal.values, options.zernike_degree)
+    magnitude = np.abs(moments) / signal.objects.area[:, None]
     phase = np.arctan2(moments.real, moments.imag)  # the order of arguments is CellProfiler's
     for index, (n, m) in enumerate(orders(options.zernike_degree)):
         values[f"RadialDistribution_ZernikeMagnitude_{n}_{m}"] = magnitude[:, index]

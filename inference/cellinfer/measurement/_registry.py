@@ -162,9 +162,14 @@ class Objects:
         self.groups: Groups = group(labels)
 
     @cached_property
-    def shapes(self) -> shape.Shapes:
-        """Outlines, hulls and enclosing circles of all objects."""
-        return shape.shapes(self.groups)
+    def area(self) -> Column:
+        """(n,) pixels of all objects."""
+        return np.diff(self.groups.begins).astype(np.float64)
+
+    @cached_property
+    def hulls(self) -> shape.Hulls:
+        """Convex hulls and enclosing circles of all objects."""
+        return shape.hulls(self.groups)
 
     @cached_property
     def moments(self) -> shape.Moments:

@@ -9,18 +9,23 @@ from numpy.typing import NDArray
 
 from cellinfer_kernels.components import Groups
 from cellinfer_kernels.reference.components import label
-from cellinfer_kernels.shape import Circles, Moments, Outlines, Shapes
+from cellinfer_kernels.shape import Circles, Hulls, Moments, Outlines
 
 _Points = NDArray[np.float64]
 
 
-def shapes(groups: Groups) -> Shapes:
+def outlines(groups: Groups) -> Outlines:
     """Measure object after object."""
-    rows = [_shape(*_crop(groups, k)) for k in range(groups.ids.size)]
-    column = np.array([row[0] for row in rows], dtype=np.float64).reshape(-1, 8).T
-    circles = np.array([row[1] for row in rows], dtype=np.float64).reshape(-1, 3)
-    found = Circles(circles[:, :2], circles[:, 2], np.empty((0, 3), np.int32))
-    return Shapes(column[0], Outlines(*column[1:5]), column[5], column[6], column[7], found)
+    rows = [_outline(_crop(groups, k)[0]) for k in range(groups.ids.size)]
+    return Outlines(*np.array(rows, dtype=np.float64).reshape(-1, 4).T)
+
+
+def hulls(groups: Groups) -> Hulls:
+    """Measure object after object."""
+    rows = [_hull(*_crop(groups, k)) for k in range(groups.ids.size)]
+    area, largest, least, y, x, radius = np.array(rows, dtype=np.float64).reshape(-1, 6).T
+    centre = np.column_stack([y, x])
+    return Hulls(area, largest, least, Circles(centre, radius, np.empty((0, 3), np.int32)))
 
 
 def moments(groups: Groups) -> Moments:
@@ -53,17 +58,16 @@ def _crop(groups: Groups, k: int) -> tuple[NDArray[np.bool_], int, int]:
     return mask, int(ys.min()), int(xs.min())
 
 
-def _shape(mask: NDArray[np.bool_], top: int, left: int) -> tuple[list[float], list[float]]:
-    points = np.argwhere(mask).astype(np.float64)
-    max_feret, min_feret = _ferets(points)
+def _outline(mask: NDArray[np.bool_]) -> list[float]:
     euler = label(mask, 2)[1] - (label(~mask, 1)[1] - 1)
     background, _ = label(~mask, 2)
-    filled = int((background != background[0, 0]).sum())
+    return [_perimeter(mask), _crofton(mask), euler, int((background != background[0, 0]).sum())]
+
+
+def _hull(mask: NDArray[np.bool_], top: int, left: int) -> list[float]:
+    points = np.argwhere(mask).astype(np.float64)
     y, x, radius = _circle(points)
-    return (
-        [len(points), _perimeter(mask), _crofton(mask), euler, filled, _convex_area(points), max_feret, min_feret],
-        [y + top - 1, x + left - 1, radius],
-    )
+    return [_convex_area(points), *_ferets(points), y + top - 1, x + left - 1, radius]
 
 
 def _circle(points: _Points) -> tuple[float, float, float]:
