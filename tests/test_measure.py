@@ -18,6 +18,7 @@ from cellinfer.measurement import (
     feature_columns,
     measure,
     measure_compartments,
+    relate_objects,
 )
 from cellinfer.measurement._registry import Objects, Plane, Signal
 from cellinfer.measurement.ratios import ring_ratios
@@ -496,6 +497,19 @@ def test_the_scale_of_floats_is_guessed_by_their_range_only():
     coarser = measure(labels, image // 16, families=["Texture"])
     column = "Nuclei_Texture_Entropy_3_00_256"
     assert (finer[column].dropna() > coarser[column].dropna()).all()
+
+
+def test_children_find_their_parents():
+    cells = np.zeros((8, 12), np.int32)
+    cells[:, :5], cells[:, 6:] = 30, 4
+    spots = np.zeros_like(cells)
+    spots[1, 1:3], spots[4, 3:9], spots[6, 5] = 2, 9, 11  # 9 lies in both, more in cell 4
+    spots[0, 11] = 1000
+    parents, children = relate_objects(cells, spots, parent="Cells", child="Spots")
+    assert parents.to_dict("list") == {"ObjectNumber": [4, 30], "Cells_Children_Spots_Count": [2, 1]}
+    assert children.to_dict("list") == {"ObjectNumber": [2, 9, 11, 1000], "Spots_Parent_Cells": [30, 4, 0, 4]}
+    with pytest.raises(InputError, match="Cells and Spots"):
+        relate_objects(cells, spots[1:], child="Spots")
 
 
 # Ratios

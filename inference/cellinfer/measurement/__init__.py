@@ -29,6 +29,7 @@ from cellinfer.measurement import (
 from cellinfer.measurement._options import CELL_PAINTING, DEFAULTS, Options
 from cellinfer.measurement._registry import Family, Feature, Objects, Plane, Signal, Values
 from cellinfer.measurement.ratios import compartment_ratios
+from cellinfer.measurement.relations import relate_objects
 
 __all__ = [
     "CELL_PAINTING",
@@ -45,6 +46,7 @@ __all__ = [
     "measure",
     "measure_compartments",
     "parse_features",
+    "relate_objects",
 ]
 
 FAMILIES: dict[str, Family] = {
