@@ -28,6 +28,7 @@ from cellinfer.assays.dose_response import DoseResponse, fit_dose_response
 from cellinfer.assays.platemap import PLATE, WELL, as_number, join_platemap, metadata_column, read_platemap
 from cellinfer.errors import InputError
 from cellinfer.files import durable, plain_text
+from cellinfer.readouts import is_biology, is_readout
 
 Array = npt.NDArray[np.float64]
 
@@ -36,29 +37,6 @@ ROLE, DOSE, GROUP = "role", "dose", "plate"
 
 _TIME = "Metadata_Time"
 _KEYS = ("Metadata_", "ImageNumber", "ObjectNumber")
-_NOT_BIOLOGY = (
-    "_Location_",
-    "_BoundingBox",
-    "_AreaShape_Center_",
-    "_Orientation",
-    "_ZernikePhase_",
-    "_Parent_",
-    "_Number_",
-    "ObjectNumber_",
-    "Image_QC_",
-    "Image_Count_Fields",
-    "Image_Count_FailedFields",
-)
-_NOT_READOUT = (
-    "_Texture_",
-    "_Granularity_",
-    "_RadialDistribution_",
-    "_Correlation_",
-    "_Neighbors_",
-    "Moment_",
-    "_Zernike_",
-    "_InertiaTensor",
-)
 _MAD_TO_SD = 1.4826
 _ZERO = 1e-12
 _BEST_FITTED = 3
@@ -332,7 +310,7 @@ def _candidates(wells: pd.DataFrame) -> list[str]:
     names = [
         str(name)
         for name in wells.select_dtypes("number").columns
-        if not name.startswith(_KEYS) and name != DOSE and not any(part in name for part in _NOT_BIOLOGY)
+        if not name.startswith(_KEYS) and name != DOSE and is_biology(name)
     ]
     if not names:
         raise InputError("the run's Well.parquet has no features")
@@ -340,11 +318,8 @@ def _candidates(wells: pd.DataFrame) -> list[str]:
 
 
 def _readouts(table: pd.DataFrame) -> pd.DataFrame:
-    """Features that one could explain to a biologist; all, if none of them tells the controls apart.
-
-    Hundreds of textures and moments are made for profiles: the best of them on a few wells is mostly luck.
-    """
-    plain = table[[not any(part in name for part in _NOT_READOUT) for name in table["feature"]]]
+    """Features that one could explain to a biologist; all, if none of them tells the controls apart."""
+    plain = table[table["feature"].map(is_readout)]
     return plain if plain["z_prime"].notna().any() else table
 
 

@@ -15,11 +15,11 @@ import pyarrow.parquet as pq
 
 from cellinfer.files import durable, output_errors, plain_text
 from cellinfer.pipeline import OBJECTS, FieldResult
+from cellinfer.readouts import is_biology, is_readout
 
 _ROWS_PER_GROUP = 50_000
 _WELL_KEY = ["Metadata_Plate", "Metadata_Well", "Metadata_Time"]
 _NOT_MEASURED = ("Metadata_", "ImageNumber", "ObjectNumber")
-_PLACE = ("_Location_", "_BoundingBox", "_Center_", "_Orientation")
 
 
 def write_shard(result: FieldResult, path: Path) -> None:
@@ -116,25 +116,23 @@ def well_profile(fields: list[dict[str, pa.Table]]) -> pd.DataFrame:
 
 
 def most_telling_feature(folder: Path) -> tuple[str, float] | None:
-    """Return the feature in which wells differ most, and the share of its variance that lies between wells.
+    """Return the size, intensity or ratio in which wells differ most, and the share of its variance between wells.
 
-    Positions and orientations do not count. None if there are fewer than two wells with cells, or no feature varies.
+    Without these any feature but places and directions. Cells without a value do not count. None if there are fewer
+    than two wells with cells, or no feature varies.
     """
     best: tuple[str, float] | None = None
     for name in OBJECTS:
         table = pq.ParquetFile(folder / f"{name}.parquet")
-        features = [
-            column
-            for column in table.schema_arrow.names
-            if not column.startswith(_NOT_MEASURED) and not any(part in column for part in _PLACE)
-        ]
+        measured = [name for name in table.schema_arrow.names if not name.startswith(_NOT_MEASURED)]
+        features = [*filter(is_readout, measured)] or [*filter(is_biology, measured)]
         for start in range(0, len(features), 16):  # a few columns at a time: the table may not fit into memory
             chosen = features[start : start + 16]
             cells = table.read([*_WELL_KEY, *chosen]).to_pandas()
             if len(cells) == 0:
                 continue
             values = cells[chosen].astype(np.float64)
-            means = values.groupby([cells[key] for key in _WELL_KEY]).transform("mean")
+            means = values.groupby([cells[key] for key in _WELL_KEY]).transform("mean").where(values.notna())
             total = values.var(ddof=0)
             share = (means.var(ddof=0) / total.where(total > 0)).dropna()
             if len(share) and (best is None or share.max() > best[1]):
