@@ -7,6 +7,7 @@ units. Every column has a definition, see `describe`.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
 from itertools import combinations
 from typing import Any
 
@@ -300,11 +301,18 @@ def describe(
     InputError
         If a family is unknown.
     """
-    settings = options or DEFAULTS
+    chosen = tuple(family.name for family in chosen_families(families))
+    return dict(_described(name, tuple(channels), chosen, options or DEFAULTS))
+
+
+@lru_cache(maxsize=64)  # a plate's fields all have the same columns
+def _described(
+    name: str, channels: tuple[str, ...], families: tuple[str, ...], options: Options
+) -> Mapping[str, Feature]:
     columns: dict[str, Feature] = {}
     for family in chosen_families(families):
         for count, features in enumerate((family.features, family.channel_features, family.pair_features)):
-            declared = features(settings)
+            declared = features(options)
             for chosen in combinations(channels, count):
                 columns |= {feature.column(name, *chosen): feature for feature in declared}
     return columns

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import numpy as np
 from cellinfer_kernels.shape import Moments, outlines, radii
 from cellinfer_kernels.zernike import orders, shape_zernikes
@@ -82,6 +84,7 @@ _SPATIAL = (
 )
 
 
+@cache
 def _features(options: Options) -> Features:
     zernikes = (
         Feature(

@@ -6,6 +6,8 @@ Pixels that are not finite in either channel do not count. Below, "lit" means at
 
 from __future__ import annotations
 
+from functools import cache
+
 from cellinfer_kernels.colocalization import colocalization
 
 from cellinfer.measurement._options import Options
@@ -32,6 +34,7 @@ _FEATURES = (
 )
 
 
+@cache
 def _features(options: Options) -> Features:
     return tuple(
         Feature(f"Correlation_{name}", "1", definition, swapped=swapped, tolerance=1e-3 if name == "Costes" else 0.0)

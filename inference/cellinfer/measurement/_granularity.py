@@ -6,12 +6,15 @@ background near an object have their say. Pixels that are not finite count as 0.
 
 from __future__ import annotations
 
+from functools import cache
+
 from cellinfer_kernels.granularity import granularity
 
 from cellinfer.measurement._options import Options
 from cellinfer.measurement._registry import Family, Feature, Features, Signal, Values
 
 
+@cache
 def _features(options: Options) -> Features:
     return tuple(
         Feature(

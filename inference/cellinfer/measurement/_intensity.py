@@ -8,6 +8,8 @@ own, which are taken a fraction of a rank higher.
 
 from __future__ import annotations
 
+from functools import cache
+
 from cellinfer.measurement._options import Options
 from cellinfer.measurement._registry import Family, Feature, Features, Signal, Values
 
@@ -34,6 +36,7 @@ _DISPLACEMENT = Feature(
 )
 
 
+@cache
 def _features(options: Options) -> Features:
     return (
         *(Feature(f"Intensity_{name}", "intensity", definition) for name, _, definition in _STATISTICS),

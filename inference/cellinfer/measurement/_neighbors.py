@@ -5,6 +5,8 @@ Distances are between centroids. Without another object counts, distances and an
 
 from __future__ import annotations
 
+from functools import cache
+
 from cellinfer_kernels.neighbors import touching
 
 from cellinfer.measurement._options import Options
@@ -27,6 +29,7 @@ def _near(method: str | int) -> str:
     return f"within {method} px of it"
 
 
+@cache
 def _features(options: Options) -> Features:
     return tuple(
         feature

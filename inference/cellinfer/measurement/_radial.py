@@ -5,6 +5,8 @@ Pixels that the centre cannot reach within the object are in no ring. Pixels tha
 
 from __future__ import annotations
 
+from functools import cache
+
 import numpy as np
 from cellinfer_kernels.radial import spread
 from cellinfer_kernels.zernike import orders, weighted_zernikes
@@ -28,6 +30,7 @@ def _rings(options: Options) -> list[tuple[int, str, str]]:
     return rings if options.radial_radius is None else [*rings, (bins, "Overflow", "what lies beyond the last ring")]
 
 
+@cache
 def _features(options: Options) -> Features:
     rings = (
         Feature(f"RadialDistribution_{name}", "1", definition.format(ring=ring), suffix)

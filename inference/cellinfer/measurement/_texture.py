@@ -6,6 +6,8 @@ range. Pixels of level 0 are in no pair. An object without a pair in one of the 
 
 from __future__ import annotations
 
+from functools import cache
+
 from cellinfer_kernels.texture import DIRECTIONS, FEATURES, grey_levels, haralick
 
 from cellinfer.measurement._options import Options
@@ -36,6 +38,7 @@ def _suffix(options: Options, scale: int, direction: int) -> str:
     return f"{scale}_{direction:02d}_{options.texture_levels}"
 
 
+@cache
 def _features(options: Options) -> Features:
     return tuple(
         Feature(

@@ -51,7 +51,16 @@ def compartment_ratios(
     """
     numbers = cells["ObjectNumber"]
     tables = {"Nuclei": nuclei, "Cells": cells, "Cytoplasm": cytoplasm}
-    aligned = {name: table.set_index("ObjectNumber").reindex(numbers) for name, table in tables.items()}
+    wanted = {f"{name}_AreaShape_Area" for name in tables} | {
+        f"{name}_Intensity_{statistic}_{channel}"
+        for name in tables
+        for statistic in _STATISTICS
+        for channel in channels
+    }
+    aligned = {
+        name: table[["ObjectNumber", *wanted.intersection(table)]].set_index("ObjectNumber").reindex(numbers)
+        for name, table in tables.items()
+    }
     areas = {name: _values(table, f"{name}_AreaShape_Area") for name, table in aligned.items()}
     columns = {"Cells_Ratio_NucleusCellArea": _divide(areas["Nuclei"], areas["Cells"])}
     for channel in channels:
