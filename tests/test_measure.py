@@ -512,6 +512,79 @@ def test_children_find_their_parents():
         relate_objects(cells, spots[1:], child="Spots")
 
 
+@pytest.mark.parametrize("dtype", [np.int16, np.int32, np.uint32, np.int64, np.uint64, np.float32, ">u2", ">f8"])
+def test_counts_of_any_type_have_the_grey_levels_of_16_bits(dtype):
+    labels, image = blobs(side=60)
+    image = image // 4 + 100
+    images = {"DNA": image.astype(dtype), "GFP": image[::-1].astype(dtype)}
+    families = ["Texture", "Correlation"]
+    mine, theirs = (
+        measure(labels, planes, families=families)
+        for planes in (images, {name: plane.astype(np.uint16) for name, plane in images.items()})
+    )
+    pd.testing.assert_frame_equal(mine, theirs)
+
+
+@pytest.mark.parametrize("full_scale", [0.5, 1.5, 4095.0, 2.0**32 - 1])
+def test_any_full_scale_can_be_measured_with(full_scale):
+    labels, image = blobs(side=60)
+    scaled = image / 65535 * full_scale
+    table = measure(labels, {"a": scaled, "b": scaled[::-1]}, options=Options(full_scale=full_scale))
+    expected = measure(labels, {"a": image, "b": image[::-1]})
+    column = "Nuclei_Texture_Contrast_a_3_00_256"
+    np.testing.assert_allclose(table[column], expected[column])
+
+
+def test_a_channel_without_values_has_none():
+    labels, image = blobs(side=60)
+    table = measure(labels, {"DNA": np.full(image.shape, np.nan)})
+    values = table[[column for column in table if "_DNA" in column]]
+    assert values.isna().all().all()
+
+
+def test_missing_pixels_do_not_dim_the_others():
+    labels = np.ones((20, 20), np.int32)
+    image = np.full(labels.shape, 100.0)
+    image[::2] = np.nan
+    table = measure(labels, image, families=["RadialDistribution", "Intensity"])
+    full = measure(labels, np.full(labels.shape, 100.0), families=["RadialDistribution"])
+    column = "Nuclei_RadialDistribution_ZernikeMagnitude_0_0"
+    assert table[column][0] == pytest.approx(full[column][0], rel=0.1)
+
+
+def test_equal_pixels_have_their_own_mean():
+    table = measure(np.ones((50, 31), np.int32), np.full((50, 31), 0.1), families=["Intensity"])
+    assert table["Nuclei_Intensity_MeanIntensity"][0] == table["Nuclei_Intensity_MaxIntensity"][0] == 0.1
+    assert table["Nuclei_Intensity_StdIntensity"][0] == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"images": {"A": 0, "A_B": 0, "B_C": 0, "C": 0}}, "rename"),
+        ({"images": {1: 0}}, "1 is a int"),
+        ({"images": {"A": 0j}}, "complex128"),
+        ({"images": {"A": "x"}}, "real numbers"),
+        ({"images": {"A": 0}, "options": {"texture_scales": (3,)}}, "Options"),
+        ({"images": {"A": 0}, "families": [None]}, "None"),
+        ({"images": {"A": 0}, "families": "Texture"}, "list of names"),
+        ({"images": {"A": 0}, "name": "Cells", "options": Options(radial_from="edges")}, "'Nuclei'.*Cells"),
+        ({"images": {"A": 0}, "name": 3}, "3 is a int"),
+    ],
+)
+def test_what_cannot_be_measured_is_refused_in_words(arguments, message):
+    arguments["images"] = {name: np.full((4, 4), value) for name, value in arguments["images"].items()}
+    with pytest.raises(InputError, match=message):
+        measure(np.ones((4, 4), np.int32), **arguments)
+
+
+def test_families_may_come_one_by_one():
+    labels, image = blobs(side=60)
+    names = ["AreaShape", "Texture"]
+    expected = measure(labels, image, families=names)
+    pd.testing.assert_frame_equal(measure(labels, image, families=(name for name in names)), expected)
+
+
 # Ratios
 
 

@@ -286,6 +286,28 @@ def test_outlines_are_those_of_skimage(seed):
         np.testing.assert_allclose(mine, expected[name], rtol=1e-9, err_msg=name)
 
 
+def zigzag(side):
+    """One corridor with more turns than sweeps are made."""
+    mask = np.zeros((side, side), np.int32)
+    mask[::2] = 1
+    mask[1::4, -1] = mask[3::4, 0] = 1
+    return mask
+
+
+def test_distances_through_a_labyrinth_equal_twin():
+    groups = components.group(np.pad(zigzag(61), 1))
+    mine, theirs = (module.rings(groups, *ring_inputs(groups)) for module in (radial, radial_twin))
+    np.testing.assert_array_equal(mine.codes, theirs.codes)
+    assert (mine.codes >= 0).all()
+
+
+def test_rings_of_next_to_no_radius_hold_the_centre_only():
+    groups = components.group(np.ones((9, 9), np.int32))
+    codes = radial.rings(groups, *ring_inputs(groups), radius=1e-20).codes
+    assert np.count_nonzero(codes < 8) == 1
+    assert np.count_nonzero(codes >= 32) == 80
+
+
 # Odd input
 
 

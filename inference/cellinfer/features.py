@@ -62,6 +62,11 @@ _FIELD = (
     ("Image_Count_EdgeNuclei", "1", "Nuclei left out because they touch the edge of the field."),
     ("Image_Segmentation_Diameter", "px", "Nucleus diameter that segmentation went by."),
     ("Image_Segmentation_Scale", "1", "Factor by which the image was resized for the network."),
+    (
+        "Image_Measurement_FullScale_<Channel>",
+        "intensity",
+        "What was taken for the value of a saturated pixel, for the grey levels of textures and Costes' thresholds.",
+    ),
 )
 
 
@@ -156,7 +161,8 @@ def feature_page(table: pd.DataFrame) -> str:
         "diameters 0, radii 1, and no value (NaN) where a shape or a pair of pixels is needed (FormFactor, Zernike",
         "moments, Texture, Pearson's correlation). Pixels that are NaN or infinite are left out of a channel's values;",
         "without any other the value is NaN. Texture's grey levels and Costes' thresholds need to know the value of a",
-        "saturated pixel: the largest of the pixel type; of floats 1 if none is larger, else 65535; or `--full-scale`.",
+        "saturated pixel: 255 or 65535 for 8 or 16 bits; for other types 1 if no pixel is above 16, else 65535; or",
+        "`--full-scale`. `Image_Measurement_FullScale_<Channel>` says what was taken.",
         "",
     ]
     for family, rows in table.groupby("family", sort=False):

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from cellinfer.cells import RING, Compartments, EdgePolicy, compartments, perinuclear_ring
 from cellinfer.errors import InputError
 from cellinfer.images import native, read_channel
-from cellinfer.measurement import DEFAULTS, Options, chosen_families, measure_compartments
+from cellinfer.measurement import DEFAULTS, Options, chosen_families, full_scales, measure_compartments
 from cellinfer.measurement.ratios import compartment_ratios, ring_ratios
 from cellinfer.plate import Field
 from cellinfer.precision import Precision
@@ -222,6 +222,10 @@ class Pipeline:
             row, flags = image_quality(images)
             tables = _measured(parts, images, found, settings, row)
         row |= _counts(parts, found)
+        row |= {
+            f"Image_Measurement_FullScale_{name}": scale
+            for name, scale in full_scales(images, settings.measurements).items()
+        }
         labels = {"Nuclei": parts.nuclei, "Cells": parts.cells, "Cytoplasm": parts.cytoplasm}
         result = FieldResult(labels, tables, row, flags, found.notes, found.uncertainty, seconds)
         return _keyed(result, field) if isinstance(field, Field) else result

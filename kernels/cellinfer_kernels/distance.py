@@ -184,6 +184,7 @@ def depths(groups: Groups) -> NDArray[np.int32]:
     -------
     ndarray of int32
         (P,) squared distance in pixels to the nearest pixel outside the object; what is outside the image is outside.
+        At most 2**31 - 1, the square of 46,340 px.
     """
     return _measure_depths(groups, np.arange(groups.ids.size), True, np.empty(groups.pixels.size, np.int32))
 
@@ -287,5 +288,5 @@ def _depths(
                 while current + 1 < count and begin_at[current + 1] < x:
                     current += 1
                 away = x - sites[current]
-                squared[i] = np.int32(heights[current] + away * away)
+                squared[i] = np.int32(min(heights[current] + away * away, 2147483647.0))
                 i += 1

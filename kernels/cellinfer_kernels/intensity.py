@@ -212,18 +212,19 @@ def _selected_ranks(values: Any, count: Any, legacy: Any, out: Any) -> Any:
 @kernel
 def _summarise(values: Any, out: Any) -> Any:
     """Write total, mean, standard deviation, minimum and maximum."""
-    total = 0.0
-    low = values[0]
-    high = values[0]
+    base = values[0]  # sums relative to it: equal values have exactly their own mean
+    excess = 0.0
+    low = base
+    high = base
     for value in values:
-        total += value
+        excess += value - base
         low = min(low, value)
         high = max(high, value)
-    mean = total / values.size
+    mean = base + excess / values.size
     squares = 0.0
     for value in values:
         squares += (value - mean) * (value - mean)
-    out[0] = total
+    out[0] = base * values.size + excess
     out[1] = mean
     out[2] = np.sqrt(squares / values.size)
     out[3] = low

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from cellinfer_kernels._heap import doubled, push, remove_first
 from cellinfer_kernels._jit import inlined, kernel
 from cellinfer_kernels.components import Groups
 
@@ -18,6 +19,7 @@ __all__ = ["Rings", "Spread", "centres", "rings", "spread"]
 
 Column = NDArray[np.float64]
 WEDGES = 8
+_ROUNDS = 20  # of sweeps, before an object is finished pixel by pixel
 _OFFSET = 0.001  # keeps the outermost pixels inside the last ring, as in CellProfiler
 
 
@@ -38,7 +40,7 @@ class Spread(NamedTuple):
     mean_fraction: Column
     """That over the share of the object's pixels."""
     variation: Column
-    """Coefficient of variation of the mean intensities of the ring's (up to) eight wedges; 0 for an empty ring."""
+    """Coefficient of variation of the mean intensities of the ring's (up to) eight wedges; 0: empty or dark."""
 
 
 def centres(groups: Groups, squared: NDArray[np.int32]) -> NDArray[np.int32]:
@@ -124,7 +126,7 @@ def spread(begins: NDArray[np.int64], found: Rings, values: NDArray[np.float64])
     Returns
     -------
     Spread
-        NaN where an object has no intensity.
+        NaN for an object without a finite value in a ring; shares are NaN where there is no intensity.
     """
     return Spread(*_spread(begins, found.codes, np.ascontiguousarray(values, np.float64), found.bins))
 
@@ -173,6 +175,46 @@ def _sweep(far: Any, firsts: Any, k: Any, rows: Any, starts: Any, stops: Any, to
     return changed
 
 
+@inlined
+def _settle(
+    far: Any, inside: Any, firsts: Any, k: Any, rows: Any, starts: Any, stops: Any, top: Any, left: Any, wide: Any,
+    tall: Any,
+) -> Any:  # fmt: skip
+    """Carry distances over an object's pixels from the nearest one on (Dijkstra)."""
+    inside[: tall * wide] = False
+    keys = np.empty(1024)
+    ties = np.empty(1024, np.int64)
+    size = 0
+    for run in range(firsts[k], firsts[k + 1]):
+        base = (rows[run] - top) * wide - left
+        for i in range(base + starts[run], base + stops[run]):
+            inside[i] = True
+            if far[i] > 0:
+                far[i] = np.inf
+                continue
+            if size == keys.size:
+                keys, ties = doubled(keys), doubled(ties)
+            push(keys, ties, size, 0.0, np.int64(i))
+            size += 1
+    while size > 0:
+        away = keys[0]
+        i = ties[0]
+        remove_first(keys, ties, size)
+        size -= 1
+        if away > far[i]:  # a shorter way was found meanwhile
+            continue
+        for down in range(-1, 2):
+            for right in range(-1, 2):
+                other = i + down * wide + right
+                length = away + (1.0 if down == 0 or right == 0 else np.sqrt(2.0))
+                if inside[other] and length < far[other]:
+                    far[other] = length
+                    if size == keys.size:
+                        keys, ties = doubled(keys), doubled(ties)
+                    push(keys, ties, size, length, np.int64(other))
+                    size += 1
+
+
 @kernel
 def _rings(
     begins: Any, firsts: Any, rows: Any, starts: Any, stops: Any, boxes: Any, squared: Any, middles: Any, cores: Any,
@@ -184,6 +226,7 @@ def _rings(
     for k in range(n):
         size = max(size, (boxes[k, 2] - boxes[k, 0] + 2) * (boxes[k, 3] - boxes[k, 1] + 2))
     far = np.empty(size)
+    inside = np.empty(size, np.bool_)
     for k in range(n):
         y0 = middles[k, 0]
         x0 = middles[k, 1]
@@ -204,8 +247,12 @@ def _rings(
                     if cores[i]:
                         far[base + x] = 0.0
                     i += 1
+        rounds = 1
         while _sweep(far, firsts, k, rows, starts, stops, top, left, wide):
-            pass
+            rounds += 1
+            if rounds > _ROUNDS:  # a labyrinth, which would take as many rounds as it has turns
+                _settle(far, inside, firsts, k, rows, starts, stops, top, left, wide, tall)
+                break
         i = begins[k]
         for run in range(firsts[k], firsts[k + 1]):
             y = rows[run]
@@ -214,7 +261,8 @@ def _rings(
                 away = far[base + x]
                 if away < np.inf and (cores.size == 0 or not cores[i]):
                     reach = radius if radius > 0 else away + np.sqrt(np.float64(squared[i])) + _OFFSET
-                    ring = min(np.int64(away / reach * bins), bins)
+                    part = away / reach * bins
+                    ring = np.int64(part) if part < bins else bins
                     wedge = int(y > y0) + 2 * int(x > x0) + 4 * int(abs(y - y0) > abs(x - x0))
                     codes[i] = WEDGES * ring + wedge
                 i += 1
@@ -245,7 +293,7 @@ def _spread(begins: Any, codes: Any, values: Any, bins: Any) -> Any:
             fraction[ring, k] = part.sum() / total
             share = part_counts.sum() / pixels
             mean_fraction[ring, k] = fraction[ring, k] / (share + np.finfo(np.float64).eps)
-            variation[ring, k] = _variation(part, part_counts)
+            variation[ring, k] = _variation(part, part_counts) if pixels > 0 else np.nan
     return fraction, mean_fraction, variation
 
 
@@ -258,9 +306,9 @@ def _variation(sums: Any, counts: Any) -> Any:
         if counts[wedge] > 0:
             mean += sums[wedge] / counts[wedge]
             wedges += 1
-    if wedges == 0:
+    mean = mean / wedges if wedges > 0 else 0.0
+    if mean == 0:  # as CellProfiler, for want of pixels or of light
         return 0.0
-    mean /= wedges
     squares = 0.0
     for wedge in range(WEDGES):
         if counts[wedge] > 0:

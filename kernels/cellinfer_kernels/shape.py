@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cellinfer_kernels._jit import inlined, kernel
-from cellinfer_kernels.components import Groups
+from cellinfer_kernels.components import Groups, find_components
 
 __all__ = ["Circles", "Hulls", "Moments", "Outlines", "hulls", "moments", "outlines", "radii"]
 
@@ -219,7 +219,6 @@ def _outlines(firsts: Any, rows: Any, starts: Any, stops: Any, boxes: Any) -> An
         size = max(size, (boxes[k, 2] - boxes[k, 0] + 2) * (boxes[k, 3] - boxes[k, 1] + 2))
     mask = np.zeros(size, np.uint8)
     outline = np.zeros(size, np.uint8)
-    stack = np.empty(size, np.int32)
     codes = np.empty(16, np.int64)
     kinds = np.empty(4, np.int64)
     for k in range(n):
@@ -253,7 +252,7 @@ def _outlines(firsts: Any, rows: Any, starts: Any, stops: Any, boxes: Any) -> An
         euler[k] = _euler(codes)
         filled[k] = area
         if _has_gaps(firsts[k], firsts[k + 1], rows):
-            filled[k] = tall * wide - _flood(mask, stack, tall, wide)
+            filled[k] += _holes(mask, tall, wide)
     return perimeter, crofton, euler, filled
 
 
@@ -299,25 +298,15 @@ def _has_gaps(first: Any, last: Any, rows: Any) -> Any:
 
 
 @inlined
-def _flood(mask: Any, stack: Any, tall: Any, wide: Any) -> Any:
-    """Count the background that is 8-connected to the corner, marking it in `mask`."""
-    count = 1
-    depth = 1
-    stack[0] = 0
-    mask[0] = 2
-    while depth > 0:
-        depth -= 1
-        y = stack[depth] // wide
-        x = stack[depth] % wide
-        for other_y in range(max(y - 1, 0), min(y + 2, tall)):
-            for other_x in range(max(x - 1, 0), min(x + 2, wide)):
-                i = other_y * wide + other_x
-                if mask[i] == 0:
-                    mask[i] = 2
-                    stack[depth] = i
-                    depth += 1
-                    count += 1
-    return count
+def _holes(mask: Any, tall: Any, wide: Any) -> Any:
+    """Count the background pixels that are not 8-connected to the corner."""
+    background = mask[: tall * wide].reshape((tall, wide)) == 0
+    starts, stops, _, names, _ = find_components(background, 1)
+    total = 0
+    for run in range(names.size):
+        if names[run] != 1:  # the corner's component comes first
+            total += stops[run] - starts[run]
+    return total
 
 
 @inlined

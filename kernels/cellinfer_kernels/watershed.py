@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from cellinfer_kernels._heap import doubled, push, remove_first
 from cellinfer_kernels._jit import inlined, kernel
 from cellinfer_kernels.components import Labels, as_labels, as_mask, find_components
 from cellinfer_kernels.distance import nearest
@@ -136,49 +137,6 @@ def _landscape(image: NDArray[Any], shape: tuple[int, ...], dtype: type) -> NDAr
 
 
 @inlined
-def _push(keys: Any, ties: Any, size: Any, key: Any, tie: Any) -> Any:
-    hole = size
-    while hole > 0:
-        parent = (hole - 1) >> 2
-        if keys[parent] < key or (keys[parent] == key and ties[parent] <= tie):
-            break
-        keys[hole] = keys[parent]
-        ties[hole] = ties[parent]
-        hole = parent
-    keys[hole] = key
-    ties[hole] = tie
-
-
-@inlined
-def _remove_first(keys: Any, ties: Any, size: Any) -> Any:
-    """Drop the least of `size` entries by letting the last one sink from the top."""
-    last = size - 1
-    key = keys[last]
-    tie = ties[last]
-    hole = 0
-    while True:
-        child = 4 * hole + 1
-        if child >= last:
-            break
-        least = child
-        for other in range(child + 1, min(child + 4, last)):
-            if keys[other] < keys[least] or (keys[other] == keys[least] and ties[other] < ties[least]):
-                least = other
-        if key < keys[least] or (key == keys[least] and tie <= ties[least]):
-            break
-        keys[hole] = keys[least]
-        ties[hole] = ties[least]
-        hole = least
-    keys[hole] = key
-    ties[hole] = tie
-
-
-@inlined
-def _doubled(array: Any) -> Any:
-    return np.concatenate((array, np.empty_like(array)))
-
-
-@inlined
 def _offsets(stride: Any) -> Any:
     """List the steps to the neighbours in a flat padded image: the four edges, then the four corners."""
     return np.array([-stride, -1, 1, stride, -stride - 1, -stride + 1, stride - 1, stride + 1], np.int64)
@@ -248,12 +206,12 @@ def _flood(priority: Any, seeds: Any, inside: Any, neighbours: Any) -> Any:
     for name in range(1, n + 1):
         age = np.int64(0)
         for i in range(begins[name], begins[name + 1]):
-            _push(keys, ties, age, levels[fronts[i]], (age << 32) | fronts[i])
+            push(keys, ties, age, levels[fronts[i]], (age << 32) | fronts[i])
             age += 1
         size = age
         while size > 0:
             pixel = ties[0] & 0xFFFFFFFF
-            _remove_first(keys, ties, size)
+            remove_first(keys, ties, size)
             size -= 1
             for k in range(neighbours):
                 other = pixel + offsets[k]
@@ -261,7 +219,7 @@ def _flood(priority: Any, seeds: Any, inside: Any, neighbours: Any) -> Any:
                     continue
                 state[other] = state[pixel]
                 if _has_open(state, other, offsets, neighbours):  # else there is nothing that it could reach
-                    _push(keys, ties, size, levels[other], (age << 32) | other)
+                    push(keys, ties, size, levels[other], (age << 32) | other)
                     size += 1
                     age += 1
     return _unpadded(padded)
@@ -391,14 +349,14 @@ def _propagate(seeds: Any, image: Any, inside: Any, owners: Any, rims: Any, limi
             pixel = (y + 1) * stride + x + 1
             if state[pixel] > 0 and inside[y, x] and _has_open(state, pixel, offsets, 8):
                 if size == keys.size:
-                    keys, ties = _doubled(keys), _doubled(ties)
-                _push(keys, ties, size, 0.0, (np.int64(state[pixel]) << 32) | pixel)
+                    keys, ties = doubled(keys), doubled(ties)
+                push(keys, ties, size, 0.0, (np.int64(state[pixel]) << 32) | pixel)
                 size += 1
                 best[pixel] = 0.0
     while size > 0:
         cost = keys[0]
         tie = ties[0]
-        _remove_first(keys, ties, size)
+        remove_first(keys, ties, size)
         size -= 1
         pixel = tie & 0xFFFFFFFF
         name = np.int32(tie >> 32)
@@ -419,7 +377,7 @@ def _propagate(seeds: Any, image: Any, inside: Any, owners: Any, rims: Any, limi
                     continue
             best[other] = total
             if size == keys.size:
-                keys, ties = _doubled(keys), _doubled(ties)
-            _push(keys, ties, size, total, (np.int64(name) << 32) | other)
+                keys, ties = doubled(keys), doubled(ties)
+            push(keys, ties, size, total, (np.int64(name) << 32) | other)
             size += 1
     return _unpadded(padded)

@@ -88,7 +88,8 @@ def weighted_zernikes(
 
 
 def _combined(sums: Column, circles: Circles, degree: int) -> NDArray[np.complex128]:
-    parts = sums.reshape(sums.shape[0], (degree + 1) ** 2) @ _coefficients(degree)
+    with np.errstate(over="ignore", invalid="ignore"):  # of values near the largest float
+        parts = sums.reshape(sums.shape[0], (degree + 1) ** 2) @ _coefficients(degree)
     parts[circles.radius == 0] = np.nan
     return parts.view(np.complex128)
 

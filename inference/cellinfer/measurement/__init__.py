@@ -44,6 +44,7 @@ __all__ = [
     "compartment_ratios",
     "describe",
     "feature_columns",
+    "full_scales",
     "measure",
     "measure_compartments",
     "parse_features",
@@ -143,8 +144,11 @@ def measure_compartments(
         As `measure`.
     """
     settings = options or DEFAULTS
+    if not isinstance(settings, Options):
+        raise InputError(f"options must be cellinfer.measurement.Options, not a {type(settings).__name__}")
     chosen = chosen_families(families)
-    channels = images if isinstance(images, Mapping) else {"": images}
+    families = [family.name for family in chosen]  # it may have been a generator
+    channels = _checked_images(images)
     subjects = _objects(compartments, channels, settings)
     tables = {
         name: _Table(objects.groups.ids, feature_columns(name, tuple(channels), families, settings))
@@ -182,9 +186,33 @@ class _Table:
         return table
 
 
+def full_scales(images: Images, options: Options | None = None) -> dict[str, float]:
+    """Tell what is taken for the value of a saturated pixel of each channel, see `Options.full_scale`."""
+    return {channel: Plane(np.asarray(image), options or DEFAULTS).full_scale for channel, image in images.items()}
+
+
+def _checked_images(images: Images | NDArray[Any]) -> Images:
+    channels = dict(images) if isinstance(images, Mapping) else {"": images}
+    for channel, image in channels.items():
+        if not isinstance(channel, str):
+            raise InputError(f"channels are told apart by names; {channel!r} is a {type(channel).__name__}")
+        kind = np.asarray(image).dtype
+        if kind.kind not in "biuf":
+            raise InputError(f"channel {channel!r} holds {kind}, but intensities are real numbers")
+    return channels
+
+
 def _objects(compartments: Mapping[str, Labels], channels: Images, options: Options) -> dict[str, Objects]:
     subjects = {}
+    if options.radial_from != "self" and options.radial_objects not in compartments:
+        raise InputError(
+            f"rings are to begin at {options.radial_objects!r}, but there are only "
+            f"{', '.join(map(str, compartments))}: measure them together with measure_compartments, or change the "
+            "option radial_objects"
+        )
     for name, labels in compartments.items():
+        if not isinstance(name, str):
+            raise InputError(f"objects are told apart by names; {name!r} is a {type(name).__name__}")
         for channel, image in channels.items():
             if np.shape(image) != np.shape(labels):
                 raise InputError(
@@ -231,10 +259,11 @@ def chosen_families(families: Sequence[str] | None) -> list[Family]:
         return list(FAMILIES.values())
     if isinstance(families, str):
         raise InputError(f"families is a list of names, not the text {families!r}")
-    unknown = [f for f in families if f not in FAMILIES]
+    wanted = list(families)
+    unknown = [f for f in wanted if f not in FAMILIES]
     if unknown:
-        raise InputError(f"no measurements called {', '.join(unknown)}: there are {', '.join(FAMILIES)}")
-    return [family for family in FAMILIES.values() if family.name in families]
+        raise InputError(f"no measurements called {', '.join(map(str, unknown))}: there are {', '.join(FAMILIES)}")
+    return [family for family in FAMILIES.values() if family.name in wanted]
 
 
 def parse_features(text: str) -> tuple[tuple[str, ...], Options]:
@@ -314,7 +343,12 @@ def _described(
         for count, features in enumerate((family.features, family.channel_features, family.pair_features)):
             declared = features(options)
             for chosen in combinations(channels, count):
-                columns |= {feature.column(name, *chosen): feature for feature in declared}
+                made = {feature.column(name, *chosen): feature for feature in declared}
+                if len(made) < len(declared) or made.keys() & columns.keys():
+                    raise InputError(
+                        f"channels {', '.join(map(repr, channels))} give two columns one name: rename one of them"
+                    )
+                columns |= made
     return columns
 
 

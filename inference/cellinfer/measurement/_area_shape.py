@@ -20,7 +20,11 @@ _BASIC = (
     Feature("AreaShape_BoundingBoxMinimum_Y", "px", "First row, counted from 0."),
     Feature("AreaShape_Center_X", "px", "Mean column of the pixels."),
     Feature("AreaShape_Center_Y", "px", "Mean row of the pixels."),
-    Feature("AreaShape_Compactness", "1", "Perimeter² / (4 π Area): 1 for a disk, larger for others; 0 for one pixel."),
+    Feature(
+        "AreaShape_Compactness",
+        "1",
+        "Perimeter² / (4 π Area): near 1 for a disk, larger for long or rough objects; too small below ten pixels.",
+    ),
     Feature("AreaShape_ConvexArea", "px²", "Pixels in the convex hull of the pixels' edge midpoints."),
     Feature(
         "AreaShape_Eccentricity", "1", "Of the ellipse with the same second moments, 0 disk .. 1 line; one pixel: 0."
@@ -45,7 +49,9 @@ _BASIC = (
         "Angle from the y axis to the major axis of that ellipse, -90..90, positive towards the right below; "
         "-45 where no axis is longer, as in scikit-image.",
     ),
-    Feature("AreaShape_Perimeter", "px", "Length of the line through the outline pixels' centres; 0 for one pixel."),
+    Feature(
+        "AreaShape_Perimeter", "px", "Length of the line through the outline pixels' centres; 0 for up to two pixels."
+    ),
     Feature("AreaShape_PerimeterCrofton", "px", "Length of the outline by Crofton's formula in four directions."),
     Feature("AreaShape_Solidity", "1", "Area / ConvexArea."),
 )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from functools import cache
 
+import numpy as np
 from cellinfer_kernels.granularity import granularity
 
 from cellinfer.measurement._options import Options
@@ -21,8 +22,8 @@ def _features(options: Options) -> Features:
             f"Granularity_{step}",
             "%",
             f"Share of the mean that goes with the {step}. layer of all bright structures, of the image subsampled to "
-            f"{options.granularity_subsample:g}; the first one includes the background. NaN in an image of fewer than "
-            "two such samples along an axis.",
+            f"{options.granularity_subsample:g}; the first one includes the background. Pixels that are not finite "
+            "count as 0. NaN without a positive mean, and in an image of fewer than two such samples along an axis.",
         )
         for step in range(1, options.granularity_steps + 1)
     )
@@ -31,7 +32,9 @@ def _features(options: Options) -> Features:
 def _compute(signal: Signal) -> Values:
     spectrum = signal.plane.spectrum
     weights = signal.objects.weights(spectrum.levels.shape[:2])
-    found = granularity(weights, spectrum, signal.intensities.mean)
+    mean = signal.intensities.mean
+    found = granularity(weights, spectrum, mean)
+    found[:, ~(mean > 0)] = np.nan  # nothing that a share could be of
     return {f"Granularity_{step + 1}": column for step, column in enumerate(found)}
 
 

@@ -23,11 +23,15 @@ _STATISTICS = (
     ("MinIntensity", "minimum", "Darkest pixel."),
     ("StdIntensity", "std", "Population standard deviation of the pixels; 0 for one pixel."),
     ("UpperQuartileIntensity", "upper_quartile", "75th percentile of the pixels."),
-    ("IntegratedIntensityEdge", "edge_total", "Sum over the outline: pixels next to another object or background."),
-    ("MaxIntensityEdge", "edge_maximum", "Brightest pixel of the outline."),
-    ("MeanIntensityEdge", "edge_mean", "Mean over the outline."),
-    ("MinIntensityEdge", "edge_minimum", "Darkest pixel of the outline."),
-    ("StdIntensityEdge", "edge_std", "Population standard deviation of the outline."),
+    (
+        "IntegratedIntensityEdge",
+        "edge_total",
+        "Sum over the outline: pixels next to another object or background, which the image border is not.",
+    ),
+    ("MaxIntensityEdge", "edge_maximum", "Brightest pixel of the outline; NaN without one."),
+    ("MeanIntensityEdge", "edge_mean", "Mean over the outline; NaN without one."),
+    ("MinIntensityEdge", "edge_minimum", "Darkest pixel of the outline; NaN without one."),
+    ("StdIntensityEdge", "edge_std", "Population standard deviation of the outline; NaN without one."),
 )
 _DISPLACEMENT = Feature(
     "Intensity_MassDisplacement",

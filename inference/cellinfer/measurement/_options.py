@@ -23,8 +23,8 @@ class Options:
     ----------
     full_scale
         Value of a saturated pixel, which CellProfiler would map to 1. Texture, Costes' thresholds and nothing else
-        depend on it. None: the largest value of an image's whole-number type; for floats 1 if no pixel is larger,
-        else 65535.
+        depend on it. None: 255 and 65535 for 8 and 16 bits without sign; for other types 1 if no pixel is above 16
+        (normalised images), else 65535.
         For a 12-bit camera in 16-bit files 4095 gives finer grey levels than CellProfiler's 65535.
     texture_scales
         Distances of pixel pairs, pixels.
@@ -39,7 +39,9 @@ class Options:
         Pixels that the rings reach from the centre; None scales them to each object.
     radial_from, radial_objects
         Where the rings begin: at each object's own centre, or, of the objects that share its id in the label image
-        `radial_objects`, at their centres or edges. Objects of that name themselves always begin at their centre.
+        `radial_objects`, at their centres or edges. Objects of that name themselves always begin at their centre. An
+        object that does not contain that centre (those edges), such as a cytoplasm without its nucleus, has no rings:
+        NaN.
     zernike_degree
         Largest degree of the Zernike polynomials.
     neighbor_distances
@@ -116,7 +118,10 @@ _SHARE: _Rule = (lambda value: _positive(value) and value <= 1, "above 0 and at 
 _COUNT: _Rule = (lambda value: _whole(value, 1, 1000), "a whole number from 1 to 1000")
 _LENGTH: _Rule = (lambda value: value is None or _positive(value), "a positive number, or None")
 _RULES: dict[str, _Rule] = {
-    "full_scale": _LENGTH,
+    "full_scale": (
+        lambda value: value is None or (_positive(value) and value < 2**32),
+        "above 0 and below 2**32, or None",
+    ),
     "texture_scales": (_scales, "different whole numbers of pixels from 1, at least one"),
     "texture_levels": (lambda value: _whole(value, 2, 256), "a whole number from 2 to 256"),
     "granularity_steps": (lambda value: _whole(value, 1, 255), "a whole number from 1 to 255"),

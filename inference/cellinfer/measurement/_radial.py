@@ -1,6 +1,7 @@
 """RadialDistribution: how a channel is spread over an object, as CellProfiler's MeasureObjectIntensityDistribution.
 
-Pixels that the centre cannot reach within the object are in no ring. Pixels that are not finite do not count.
+Pixels that the centre cannot reach within the object are in no ring. Pixels that are not finite do not count. The image
+border is no edge: an object cut by it goes on for all we know; one that fills the image has nothing but that border.
 """
 
 from __future__ import annotations
@@ -17,10 +18,16 @@ from cellinfer.measurement._registry import Column, Family, Feature, Features, S
 _STATISTICS = (
     ("FracAtD", "fraction", "Share of the object's intensity in {ring}; NaN where that is 0."),
     ("MeanFrac", "mean_fraction", "That share over the share of pixels in {ring}; NaN where the intensity is 0."),
-    ("RadialCV", "variation", "Coefficient of variation of the mean intensity of eight wedges of {ring}; 0: empty."),
+    (
+        "RadialCV",
+        "variation",
+        "Coefficient of variation of the mean intensity of eight wedges of {ring}; 0: empty or dark.",
+    ),
 )
 _MAGNITUDE = "Magnitude of the channel's Zernike moment of degree {n}, order {m}, over the number of pixels."
-_PHASE = "Phase of the channel's Zernike moment of degree {n}, order {m}, from x towards y."
+_PHASE = (
+    "Arctangent of its real over its imaginary part, in this order as in CellProfiler; the azimuth runs from y to x."
+)
 
 
 def _rings(options: Options) -> list[tuple[int, str, str]]:
@@ -61,8 +68,9 @@ def _compute(signal: Signal) -> Values:
         for name, field, _ in _STATISTICS
     }
     moments = weighted_zernikes(groups, signal.objects.hulls.circles, signal.values, options.zernike_degree)
-    magnitude = np.abs(moments) / signal.objects.area[:, None]
-    phase = np.arctan2(moments.real, moments.imag)  # the order of arguments is CellProfiler's
+    moments[signal.finite == 0] = np.nan
+    magnitude = np.abs(moments) / np.maximum(signal.finite, 1)[:, None]
+    phase = np.arctan2(moments.real, moments.imag)
     for index, (n, m) in enumerate(orders(options.zernike_degree)):
         values[f"RadialDistribution_ZernikeMagnitude_{n}_{m}"] = magnitude[:, index]
         values[f"RadialDistribution_ZernikePhase_{n}_{m}"] = phase[:, index]

@@ -61,6 +61,8 @@ class Feature:
 
 Features = tuple[Feature, ...]
 
+_NORMALISED = 16  # values scaled to 0..1 may go somewhat beyond; counts of a camera go far beyond
+
 
 @dataclass(frozen=True, slots=True)
 class Family:
@@ -116,12 +118,10 @@ class Plane:
         """Value of a saturated pixel, see `Options.full_scale`."""
         if self.options.full_scale is not None:
             return float(self.options.full_scale)
-        if self.image.dtype.kind == "b":
-            return 1.0
-        if self.image.dtype.kind in "iu":
-            return float(np.iinfo(self.image.dtype).max)
-        finite = self.image[np.isfinite(self.image)]
-        return 65535.0 if finite.max(initial=0.0) > 1 else 1.0
+        if self.image.dtype in (np.bool_, np.uint8, np.uint16):
+            return {1: 255.0, 2: 65535.0}[self.image.dtype.itemsize] if self.image.dtype != np.bool_ else 1.0
+        largest = self.image.max(initial=0, where=np.isfinite(self.image))
+        return 65535.0 if largest > _NORMALISED else 1.0
 
     @cached_property
     def spectrum(self) -> granularity.Spectrum:
@@ -213,13 +213,16 @@ class Objects:
 
 
 def _aligned(middles: NDArray[np.int32], ids: NDArray[np.int32], objects: Objects) -> NDArray[np.int32]:
-    """Return the centre of the object with the same id for every object, -1 where there is none inside it."""
+    """Return the centre of the object with the same id for every object, -1 where there is none.
+
+    Rings that begin at the centre need it inside the object; for those that begin at edges it only parts the wedges.
+    """
     own = objects.groups.ids
     aligned = np.full((own.size, 2), -1, np.int32)
     same = np.isin(own, ids)
     aligned[same] = middles[np.searchsorted(ids, own[same])]
-    elsewhere = np.asarray(objects.labels)[aligned[:, 0], aligned[:, 1]] != own
-    aligned[elsewhere | ~same] = -1
+    if objects.options.radial_from == "centres":
+        aligned[np.asarray(objects.labels)[aligned[:, 0], aligned[:, 1]] != own] = -1
     return aligned
 
 
@@ -242,6 +245,13 @@ class Signal:
     def values(self) -> Column:
         """(P,) the channel's values in the order of the objects' pixels."""
         return gather(self.objects.groups, self.plane.image)
+
+    @cached_property
+    def finite(self) -> Column:
+        """(n,) pixels of every object with a finite value."""
+        missing = np.flatnonzero(~np.isfinite(self.values))
+        places = np.searchsorted(self.objects.groups.begins, missing, side="right") - 1
+        return self.objects.area - np.bincount(places, minlength=self.objects.area.size)
 
     @cached_property
     def intensities(self) -> intensity.Intensities:

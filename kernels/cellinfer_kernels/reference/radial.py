@@ -73,5 +73,7 @@ def spread(begins: NDArray[np.int64], found: Rings, values: NDArray[np.float64])
                 fraction[ring, k] = signal[inside].sum() / signal.sum()
                 mean_fraction[ring, k] = fraction[ring, k] / (inside.sum() / np.float64(inside.size) + 2.0**-52)
                 wedges = [signal[codes == code].mean() for code in np.unique(codes[inside])]
-                variation[ring, k] = np.std(wedges) / np.mean(wedges) if wedges else 0.0
+                variation[ring, k] = np.std(wedges) / np.mean(wedges) if wedges and np.mean(wedges) != 0 else 0.0
+        if not kept.any():
+            variation[:, k] = np.nan
     return Spread(fraction, mean_fraction, variation)
