@@ -59,3 +59,16 @@ def test_an_unusable_cache_folder_falls_back(tmp_path: Path) -> None:
     count, folder = run_with_cache(CELLINFER_CACHE=str(blocker), TMPDIR=str(tmp_path))
     assert count > 0
     assert folder.is_relative_to(tmp_path)
+
+
+def test_compiling_without_a_listener_is_said_once(tmp_path: Path) -> None:
+    program = PROGRAM.replace("on_compile(compiled.append)\n", "")
+    environment = os.environ | {"CELLINFER_CACHE": str(tmp_path)}
+    said = [
+        subprocess.run(
+            [sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True
+        ).stderr
+        for _ in range(2)
+    ]
+    assert said[0].count("compiling kernels") == 1
+    assert "compiling" not in said[1]

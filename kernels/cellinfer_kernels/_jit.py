@@ -8,6 +8,7 @@ versions and a digest of the kernel sources: a changed helper in another module 
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import platform
 import stat
@@ -29,12 +30,24 @@ _listeners: list[Callable[[str], None]] = []
 def on_compile(listener: Callable[[str], None]) -> None:
     """Call `listener(kernel_name)` just before a kernel is compiled because no cached code fits.
 
+    Without a listener the logger "cellinfer" says so, once per process.
+
     Parameters
     ----------
     listener
         Called from the thread that first uses the kernel; must be quick and must not raise.
     """
     _listeners.append(listener)
+
+
+@cache
+def _say() -> None:
+    logging.getLogger("cellinfer").warning("compiling kernels for this machine (once, up to a minute) ...")
+
+
+def _say_once(kernel: str) -> None:
+    """Tell whoever uses the library why it takes so long, where no listener does."""
+    _say()
 
 
 def _private(folder: Path) -> bool:
@@ -105,7 +118,7 @@ class _SafeCache(FunctionCache):  # type: ignore[misc]  # Numba has no types
             found = None
             self._discard()
         if found is None:
-            for listener in _listeners:
+            for listener in _listeners or [_say_once]:
                 listener(self._py_func.__qualname__)
         return found
 

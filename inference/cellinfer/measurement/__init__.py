@@ -258,7 +258,7 @@ def chosen_families(families: Sequence[str] | None) -> list[Family]:
     if families is None:
         return list(FAMILIES.values())
     if isinstance(families, str):
-        raise InputError(f"families is a list of names, not the text {families!r}")
+        raise InputError(f"families is a list of names, not the text {families!r}: write families=[{families!r}]")
     wanted = list(families)
     unknown = [f for f in wanted if f not in FAMILIES]
     if unknown:
