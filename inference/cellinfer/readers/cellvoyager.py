@@ -1,0 +1,432 @@
+"""Yokogawa CellVoyager (CV7000, CV8000, CQ1, CQ3K): plates by the instrument's index, `MeasurementData.mlf`."""
+
+from __future__ import annotations
+
+import posixpath
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple
+from xml.etree.ElementTree import Element, ParseError
+
+from defusedxml.ElementTree import iterparse, parse
+
+from cellinfer.errors import InputError
+from cellinfer.plate import FieldKey, ImageRef, natural_key
+from cellinfer.readers._metadata import local_name, to_micrometres
+from cellinfer.readers._protocol import Found, Plane
+from cellinfer.readers._scan import Listing
+from cellinfer.wells import well_name, well_sort_key
+
+_INDEX = "measurementdata.mlf"
+_DETAIL = "measurementdetail.mrf"
+_BROKEN_XML = (ParseError, ValueError, LookupError, OSError)
+"""What a damaged XML file raises; ValueError also stands for entities, LookupError for an unknown encoding."""
+_CORRECTION = re.compile(r"[DS]C_(?!.*_T\d+F\d+L)|.*_Ill", re.IGNORECASE)
+"""File names of dark-field, shading and illumination images, as far as no index names them."""
+
+
+class _Record(NamedTuple):
+    """One record of the index: an image, or an acquisition that failed."""
+
+    file: str
+    """Path of the image relative to the index; what went wrong if it failed."""
+    failed: bool
+    well: str
+    """Empty if a failure names none."""
+    time: int
+    site: int | None
+    channel: str | None
+    """Number; failures often name neither site nor channel."""
+    z: int | None
+    projection: str
+    """How a z-stack was projected (`Maximum`, ...), empty for a plane of its own."""
+    action: str
+    """Timeline and action, as in the file names (`L1A2`): with the channel they tell acquisitions apart."""
+
+
+@dataclass
+class _Measurement:
+    """One folder that the instrument wrote: one plate, imaged once."""
+
+    index: str
+    """Path of the index, relative to the root."""
+    plate: str
+    records: list[_Record]
+    targets: Mapping[str, str]
+    """Channel number -> name given in the protocol."""
+    sizes: Mapping[str, float]
+    """Channel number -> micrometres per pixel."""
+    corrections: frozenset[str]
+    """Names (lower case) of the correction images."""
+    notes: tuple[str, ...]
+
+    @property
+    def folder(self) -> str:
+        """Folder of the index relative to the root, without slash at its end."""
+        return posixpath.dirname(self.index)
+
+    @cached_property
+    def images(self) -> list[_Record]:
+        """The records of images."""
+        return [record for record in self.records if not record.failed]
+
+    @cached_property
+    def _names(self) -> dict[str, str]:
+        """Channel number -> its name, or the number where the name is empty or another channel's too.
+
+        A stack and its projection have numbers of their own and one name: each kind of projection counts for itself.
+        """
+        used = {(each.projection, each.channel or "1") for each in self.records if each.channel or not each.failed}
+        shared = Counter((kind, self.targets.get(number)) for kind, number in used)
+        names = {
+            number: number if shared[kind, self.targets.get(number)] > 1 else self.targets.get(number, number)
+            for kind, number in sorted(used)
+        }
+        distinct = len({(kind, names[number]) for kind, number in used}) == len(used)
+        return names if distinct else {number: number for number in names}
+
+    @cached_property
+    def _repeated(self) -> set[str]:
+        """Names of channels that several actions or timelines took at one place of one field."""
+        seen: dict[tuple[object, ...], _Record] = {}
+        repeated = set()
+        for record in self.images:
+            name = self._names[record.channel or "1"]
+            place = (record.well, record.time, record.site, name, record.z, record.projection)
+            if seen.setdefault(place, record).action != record.action:
+                repeated.add(name)
+        return repeated
+
+    def channel(self, record: _Record) -> str:
+        """Name the channel of a record."""
+        name = self._names[record.channel or "1"]
+        return f"{name}-{record.action}" if name in self._repeated else name
+
+    def key(self, record: _Record) -> FieldKey:
+        """Name the field of a record."""
+        return FieldKey(self.plate, record.well, 1 if record.site is None else record.site, record.time)
+
+    def expected(self) -> Iterator[tuple[FieldKey, str]]:
+        """Yield what should exist: all images, and what the failed acquisitions would have given.
+
+        A failure that names no field (the autofocus found nothing) stands for the whole well if that has no image.
+        """
+        planned = list(self.images)
+        planned += [each for each in self.records if each.failed and each.well and each.site and each.channel]
+        yield from ((self.key(record), self.channel(record)) for record in planned)
+        imaged = {record.well for record in planned}
+        places = {(self.key(record).site, self.channel(record)) for record in planned}
+        for record in self.records:
+            if record.failed and record.well and record.well not in imaged:
+                for site, channel in places:
+                    yield FieldKey(self.plate, record.well, site, record.time), channel
+
+
+class CellVoyagerReader:
+    """Reads what a Yokogawa CellVoyager wrote, one or several measurements.
+
+    Each `MeasurementData.mlf` is the index of one plate. Plate name and pixel size come from `MeasurementDetail.mrf`
+    beside it, channel names from the protocol (`.mes`) that it names.
+    """
+
+    name = "cellvoyager"
+
+    def can_read(self, listing: Listing) -> float | None:
+        """Return 1 if the instrument's index is there; no file is opened."""
+        return 1.0 if _indices(listing) else None
+
+    def read(self, listing: Listing) -> Found:
+        """Return the images that the indices list.
+
+        Raises
+        ------
+        InputError
+            If there is no index, one is damaged, or none of the listed images is there.
+        """
+        indices = _indices(listing)
+        if not indices:
+            raise InputError(f"no MeasurementData.mlf in {listing.root}: choose another layout")
+        measurements = _distinct(_measurement(listing, index) for index in indices)
+        files = _Files(listing, [measurement.folder for measurement in measurements])
+        planes: list[Plane] = []
+        projections: dict[tuple[FieldKey, str], dict[str, Plane]] = defaultdict(dict)
+        absent: list[str] = []
+        for measurement in measurements:
+            for record in measurement.images:
+                path = files.find(measurement.folder, record.file)
+                if path is None:
+                    absent.append(record.file)
+                    continue
+                key, channel = measurement.key(record), measurement.channel(record)
+                plane = Plane(key, channel, None if record.projection else record.z, ImageRef(listing.absolute(path)))
+                if not record.projection or projections[key, channel].setdefault(record.projection, plane) != plane:
+                    planes.append(plane)
+        planes = [*(kinds[_best(kinds)] for kinds in projections.values()), *planes]
+        if not planes:
+            raise InputError(
+                f"none of the {len(absent)} images that {indices[0]} lists is in {listing.root}: give the folder that "
+                "holds both, or read renamed images with --layout pattern"
+            )
+        used = {plane.ref.path for plane in planes}
+        unused = [path for path in listing.images if listing.absolute(path) not in used]
+        return Found(
+            layout=self.name,
+            planes=planes,
+            expected=tuple({pair for measurement in measurements for pair in measurement.expected()}),
+            ignored=tuple(unused),
+            pixel_size=_pixel_size(measurements)[0],
+            notes=(
+                *_plates_note(measurements),
+                *(note for measurement in measurements for note in measurement.notes),
+                *_pixel_size(measurements)[1],
+                *_failed_notes(measurements),
+                *_absent_note(absent),
+                *_other_projections_note(projections.values()),
+                *_unused_notes(unused, measurements, _paths(listing, projections.values())),
+            ),
+        )
+
+
+def _indices(listing: Listing) -> list[str]:
+    return [path for path in listing.ignored if path.rpartition("/")[2].casefold() == _INDEX]
+
+
+def _measurement(listing: Listing, index: str) -> _Measurement:
+    """Read an index, and what lies beside it as far as it is there."""
+    folder = posixpath.dirname(index)
+    beside = {path.casefold(): path for path in listing.ignored if posixpath.dirname(path) == folder}
+    broken: list[str] = []
+
+    def document(name: str) -> Element | None:
+        """Parse a file of the index's folder; it may be absent."""
+        path = beside.get(posixpath.join(folder, name.replace("\\", "/").rpartition("/")[2]).casefold())
+        if path is None:
+            return None
+        try:
+            return parse(listing.absolute(path)).getroot()
+        except _BROKEN_XML:
+            broken.append(f"{path} is damaged: the names, channels or pixel sizes that it gives are not known")
+            return None
+
+    detail = document(_DETAIL)
+    protocol = None if detail is None else document(_attribute(detail, "MeasurementSettingFileName") or "")
+    channels = {_plain(_attribute(each, "Ch")): each for each in _elements(detail, "MeasurementChannel")}
+    sizes = {
+        number: to_micrometres(_attribute(each, "HorizontalPixelDimension"), "µm") for number, each in channels.items()
+    }
+    targets = {
+        _plain(_attribute(each, "Ch")): _attribute(each, "Target") or _attribute(each, "Fluorophore")
+        for each in _elements(protocol, "Channel")
+    }
+    names = [_attribute(sample, "Name") for sample in _elements(detail, "MeasurementSamplePlate")]
+    names += ["" if detail is None else _attribute(detail, "Title"), posixpath.basename(folder), listing.name]
+    return _Measurement(
+        index=index,
+        plate=next(filter(None, names)),
+        records=list(_records(listing, index)),
+        targets={number: name for number, name in targets.items() if name},
+        sizes={number: size for number, size in sizes.items() if size},
+        corrections=frozenset(_attribute(each, "ShadingCorrectionSource").casefold() for each in channels.values()),
+        notes=tuple(broken),
+    )
+
+
+def _elements(root: Element | None, name: str) -> list[Element]:
+    return [] if root is None else [element for element in root.iter() if local_name(element) == name]
+
+
+def _attribute(element: Element, name: str) -> str:
+    """Return an attribute, which stands in its element's namespace or in none; empty if it is not there."""
+    space = str(element.tag).rpartition("}")
+    return (element.get(f"{space[0]}{space[1]}{name}") or element.get(name) or "").strip()
+
+
+def _plain(number: str) -> str:
+    """Write a number without leading zeros."""
+    return str(int(number)) if number.isdecimal() else number
+
+
+def _records(listing: Listing, index: str) -> Iterator[_Record]:
+    """Read the index record by record: the tree of a long time series would fill the memory."""
+    try:
+        with open(listing.absolute(index), "rb") as file:  # noqa: PTH123
+            events = iterparse(file, events=("start", "end"))
+            _, root = next(events)
+            for event, element in events:
+                if event == "end" and local_name(element) == "MeasurementRecord":
+                    yield _record(element, index)
+                    root.clear()
+    except InputError:
+        raise
+    except (*_BROKEN_XML, StopIteration) as error:
+        raise InputError(
+            f"{listing.absolute(index)} is damaged or not written to its end ({error}): wait until the instrument has "
+            "finished, copy it again, or go by the file names with --layout pattern"
+        ) from error
+
+
+def _record(element: Element, index: str) -> _Record:
+    """Read one record.
+
+    Raises
+    ------
+    InputError
+        If its numbers are none, or an image has no possible well.
+    """
+
+    def number(name: str) -> int | None:
+        text = _attribute(element, name)
+        if text and not text.isdecimal():
+            raise InputError(f"{index}: {name} of {element.text!r} is {text!r}, which is no number")
+        return int(text) if text else None
+
+    failed = _attribute(element, "Type").upper() != "IMG"
+    channel, row, column = number("Ch"), number("Row"), number("Column")
+    try:
+        well = "" if failed and not (row and column) else well_name(row or 0, column or 0)
+    except InputError as error:
+        raise InputError(f"{index}: {element.text!r}: {error}") from error
+    return _Record(
+        file=(element.text or "").strip().replace("\\", "/"),
+        failed=failed,
+        well=well,
+        time=number("TimePoint") or 1,
+        site=number("FieldIndex"),
+        channel=None if channel is None else str(channel),
+        z=number("ZIndex"),
+        projection=_attribute(element, "ZImageProcessing"),
+        action=f"L{number('TimelineIndex') or 1}A{number('ActionIndex') or 1}",
+    )
+
+
+def _distinct(measurements: Iterable[_Measurement]) -> list[_Measurement]:
+    """Tell plates of one name apart by their folders."""
+    found = list(measurements)
+    names = Counter(measurement.plate for measurement in found)
+    for measurement in found:
+        if names[measurement.plate] > 1:
+            measurement.plate = measurement.folder or measurement.plate
+    return found
+
+
+class _Files:
+    """Finds listed images by what an index calls them.
+
+    Parameters
+    ----------
+    listing
+        The folder.
+    folders
+        Folders with an index.
+    """
+
+    def __init__(self, listing: Listing, folders: list[str]) -> None:
+        self._listed = frozenset(listing.images)
+        self._folders = frozenset(folders)
+        self._by_name: dict[str, list[str]] = defaultdict(list)
+        for path in listing.images:
+            self._by_name[_stem(path)].append(path)
+
+    def find(self, folder: str, file: str) -> str | None:
+        """Return the image that the index in `folder` calls `file`, or None.
+
+        The ending may differ (images are often converted to PNG), also upper and lower case. An image that is not
+        where it should be may lie below the index or beside its folder, but not with another index.
+        """
+        wanted = posixpath.normpath(posixpath.join(folder, file))
+        if wanted in self._listed:
+            return wanted
+        named = sorted(self._by_name.get(_stem(wanted), ()), key=lambda path: path.casefold() != wanted.casefold())
+        place = posixpath.dirname(wanted).casefold()
+        if at_place := [path for path in named if posixpath.dirname(path).casefold() == place]:
+            return at_place[0]
+        above = posixpath.join(posixpath.dirname(folder), "")
+        near = [path for path in named if path.startswith(above) and self._owner(path) in (None, folder)]
+        return near[0] if len(near) == 1 else None
+
+    def _owner(self, path: str) -> str | None:
+        """Return the nearest folder above an image that has an index."""
+        while path:
+            path = posixpath.dirname(path)
+            if path in self._folders:
+                return path
+        return None
+
+
+def _stem(path: str) -> str:
+    """Return the lower-case name of a file without folders and ending."""
+    name = path[path.rfind("/") + 1 :]
+    return name.rpartition(".")[0].casefold() or name.casefold()
+
+
+def _best(kinds: Iterable[str]) -> str:
+    """Choose among projections of one stack: the maximum if there is one."""
+    return min(kinds, key=lambda kind: (not kind.casefold().startswith("max"), kind))
+
+
+def _paths(listing: Listing, projections: Iterable[Mapping[str, Plane]]) -> set[str]:
+    return {listing.relative(plane.ref.path) for kinds in projections for plane in kinds.values()}
+
+
+def _pixel_size(measurements: list[_Measurement]) -> tuple[float | None, tuple[str, ...]]:
+    """Return the size that all channels in use share, or a note."""
+    sizes = sorted(
+        {
+            measurement.sizes[channel]
+            for measurement in measurements
+            for channel in {record.channel or "1" for record in measurement.images}
+            if channel in measurement.sizes
+        }
+    )
+    if len(sizes) > 1:
+        return None, (f"channels differ in pixel size ({', '.join(f'{size:g}' for size in sizes)} µm): none is taken",)
+    return (sizes[0] if sizes else None), ()
+
+
+def _plates_note(measurements: list[_Measurement]) -> tuple[str, ...]:
+    names = sorted((measurement.plate for measurement in measurements), key=natural_key)
+    return (f"{len(names)} plates: {', '.join(names)}",) if len(names) > 1 else ()
+
+
+def _failed_notes(measurements: list[_Measurement]) -> Iterator[str]:
+    for measurement in measurements:
+        failed = [record for record in measurement.records if record.failed]
+        if failed:
+            wells = sorted({record.well for record in failed if record.well}, key=well_sort_key)
+            some = ", ".join(wells[:10]) + (", ..." if len(wells) > 10 else "")
+            yield (
+                f"{len(failed)} acquisitions failed on plate {measurement.plate}"
+                f"{f' (wells {some})' if wells else ''}, such as {failed[0].file!r}"
+            )
+
+
+def _absent_note(absent: list[str]) -> tuple[str, ...]:
+    if not absent:
+        return ()
+    return (f"{len(absent)} images that the index lists are not there (such as {absent[0]!r})",)
+
+
+def _other_projections_note(projections: Iterable[Mapping[str, Plane]]) -> tuple[str, ...]:
+    others = Counter(kind for kinds in projections for kind in kinds if kind != _best(kinds))
+    return tuple(
+        f"{count} projections of the kind {kind!r} are left out: another kind of the same stacks is taken"
+        for kind, count in sorted(others.items())
+    )
+
+
+def _unused_notes(unused: list[str], measurements: list[_Measurement], projections: set[str]) -> Iterator[str]:
+    """Say what the left-out images are."""
+    known = frozenset().union(*(measurement.corrections for measurement in measurements))
+    others = [path for path in unused if path not in projections]
+    unknown = [path for path in others if not _is_correction(path.rpartition("/")[2], known)]
+    if len(unknown) < len(others):
+        yield f"{len(others) - len(unknown)} correction images (dark field, shading) are left out"
+    if unknown:
+        yield f"{len(unknown)} images are left out, the index does not list them (such as {unknown[0]!r})"
+
+
+def _is_correction(name: str, known: frozenset[str]) -> bool:
+    return name.casefold() in known or _CORRECTION.match(name) is not None
