@@ -406,10 +406,11 @@ def _sites(values: Mapping[str, str]) -> tuple[int, ...]:
 
 def _wave_name(values: Mapping[str, str], wave: int) -> str:
     """Return a wavelength's name, empty if it has none; a file that is cut off does not get a name from half a line."""
-    text = values.get(f"wavename{wave}")
-    if (text is None and "endfile" not in values) or (text or "").count('"') % 2:
+    text = values.get(f"wavename{wave}", "")
+    quoted = len(text) > 1 and text[0] == text[-1] == '"'
+    if not quoted and ("endfile" not in values or text.startswith('"')):
         raise InputError(f"it does not say WaveName{wave}, perhaps it is cut off")
-    return " ".join((text or "").strip('"').split())
+    return " ".join(text.strip('"').split())
 
 
 def _channel_names(names: list[str]) -> dict[int, str]:
