@@ -280,7 +280,9 @@ def test_channels_without_name_lines_have_numbers(tmp_path):
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "cp1252"])
 def test_encodings(tmp_path, encoding):
-    make(tmp_path, "P_A01.TIF", P=htd(waves=("α" if "utf" in encoding else "µ",)).encode(encoding))
+    # Without the two lines before it, TimePoints stands right behind the byte order mark.
+    text = htd(waves=("α" if "utf" in encoding else "µ",), HTSInfoFile=None, Description=None)
+    make(tmp_path, "P_A01.TIF", P=text.encode(encoding))
     assert read(tmp_path).channels == ("α" if "utf" in encoding else "µ",)
 
 
@@ -405,6 +407,13 @@ def test_an_index_of_another_name_that_is_alone_takes_all(tmp_path):
     make(tmp_path, "P_A01.TIF", "P_A02.TIF", renamed=htd(("A01", "A02")))
     plate = read(tmp_path)
     assert (plate.name, plate.channels, len(plate.fields)) == ("renamed", ("DAPI",), 2)
+
+
+def test_images_of_another_name_beside_those_of_the_index_are_left_out(tmp_path):
+    make(tmp_path, "P_A01.TIF", "masks_A01.TIF", P=htd())
+    plate = read(tmp_path)
+    assert plate.fields[0].images["DAPI"][0].path == str(tmp_path / "P_A01.TIF")
+    assert plate.notes == ("1 images are left out, their names do not fit (such as 'masks_A01.TIF')",)
 
 
 def test_two_plates_in_one_folder(tmp_path):

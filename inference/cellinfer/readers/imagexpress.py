@@ -8,7 +8,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import product
+from itertools import islice, product
 from pathlib import Path
 from typing import NamedTuple
 
@@ -26,6 +26,8 @@ _MAX_EXPECTED = 1_000_000
 """Images that an index may promise and still have each of them looked for."""
 _MAX_SITES = 10_000
 _MAX_WAVES = 100
+_TRIED = 20
+"""Plates whose indexes are tried until one is good, to tell whether the layout is this one."""
 _COPIES = 3
 """Copies of an index (an export puts one into each folder) that are tried if the ones before are damaged."""
 
@@ -37,7 +39,7 @@ _NAME = re.compile(
 )
 _TIME_FOLDER = re.compile(r"TimePoint_(\d+)", re.IGNORECASE | re.ASCII)
 _Z_FOLDER = re.compile(r"ZStep_(\d+)", re.IGNORECASE | re.ASCII)
-_LINE = re.compile(r'\s*"(\w+)"\s*(?:,\s*(.*?))?\s*')
+_KEY = re.compile(r'\s*"(\w+)"\s*,?')
 
 
 class _Place(NamedTuple):
@@ -141,7 +143,8 @@ class ImageXpressReader:
         if not indexes.copies and not any("zstep_0/" in path.lower() for path in listing.images):
             return None
         fitting = sum(_NAME.fullmatch(path[path.rfind("/") + 1 :]) is not None for path in listing.images)
-        if fitting and any(indexes.load(base, stem)[1] for base in indexes.copies for stem in indexes.copies[base]):
+        first = islice(((base, stem) for base, stems in indexes.copies.items() for stem in stems), _TRIED)
+        if fitting and any(indexes.load(base, stem)[1] for base, stem in first):
             return 1.0
         return 0.6 if 2 * fitting > len(listing.images) else None
 
@@ -343,8 +346,8 @@ def _parse(text: str) -> _Index:
     InputError
         If it is cut off or says what no plate can be; the message is the reason alone.
     """
-    matches = (_LINE.fullmatch(line) for line in re.split(r"[\r\n]+", text))
-    values = {match[1].casefold(): match[2] or "" for match in matches if match}
+    lines = re.split(r"[\r\n]+", text)
+    values = {key[1].casefold(): line[key.end() :].strip() for line in lines if (key := _KEY.match(line))}
     columns, rows = _count(values, "XWells", 48), _count(values, "YWells", 32)
     wells = tuple(
         well_name(row, column)
