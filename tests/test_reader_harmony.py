@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 from itertools import product
@@ -220,6 +221,22 @@ def test_files_are_found_wherever_the_index_was_written(tmp_path, url, file):
     assert plate.notes == ()
 
 
+def test_the_folders_of_a_path_count_before_its_name(tmp_path):
+    images = [image_xml(field=1, url="x\\..\\b\\a.tiff"), image_xml(field=2, url="C:\\elsewhere\\a.tiff")]
+    plate = read(write(tmp_path, images, ["a/a.tiff", "b/a.tiff"]))
+    assert [Path(ref.path) for ref in plate.fields[0].images["1"]] == [tmp_path / "b" / "a.tiff"]
+    assert [gap.key.site for gap in plate.missing] == [2]
+
+
+def test_images_of_a_plate_without_index_are_not_taken_for_those_of_another(tmp_path):
+    write(tmp_path / "P1", version_5(places()), [file_name(*place) for place in places()[1:]])
+    (tmp_path / "P2").mkdir()
+    (tmp_path / "P2" / file_name(*places()[0])).touch()
+    plate = read(tmp_path)
+    assert len(plate.missing) == 1
+    assert f"P2/{file_name(*places()[0])}" in plate.ignored
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems fold case in paths")
 def test_the_file_of_the_same_case_is_meant(tmp_path):
     plate = read(write(tmp_path, [image_xml(url="a.tiff")], ["a.tiff", "A.TIFF"]))
@@ -361,6 +378,13 @@ def test_other_files_of_that_name_are_left_to_other_readers(tmp_path, content):
 def test_an_index_that_leads_nowhere_is_none(tmp_path):
     (tmp_path / "A01_s1_w1.tif").touch()
     (tmp_path / "Index.xml").symlink_to(tmp_path / "gone.xml")
+    assert HarmonyReader().can_read(scan(tmp_path)) is None
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes on this system")
+def test_a_pipe_called_index_is_not_waited_for(tmp_path):
+    (tmp_path / "A01_s1_w1.tif").touch()
+    os.mkfifo(tmp_path / "Index.xml")
     assert HarmonyReader().can_read(scan(tmp_path)) is None
 
 

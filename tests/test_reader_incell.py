@@ -136,6 +136,17 @@ def test_the_export_of_metaxpress(tmp_path):
     ]  # fmt: skip
 
 
+def test_the_protocol_names_channels_before_the_images_do(tmp_path):
+    others = (("DAPI", "A"), ("Brightfield", "B"))
+    images = [image_xml(wave=wave, filename=f"{wave}.tif", filters=others) for wave in (0, 1)]
+    assert read(write(tmp_path, images, ["0.tif", "1.tif"])).channels == ("DAPI", "FITC")
+
+
+@pytest.mark.parametrize(("unit", "size"), [("µm", 0.325), ("um", 0.325), ("nm", 0.000325), ("furlong", None)])
+def test_the_size_of_a_pixel_has_its_unit(tmp_path, unit, size):
+    assert read(plate_of(tmp_path, unit=unit)).pixel_size == (None if size is None else pytest.approx(size))
+
+
 @pytest.mark.parametrize("root", ["<ImageStack>", '<ImageStack xmlns="urn:incell:2">'])
 @pytest.mark.parametrize("name", ["Plate 3.xdce", "Plate 3.XDCE"])
 def test_suffix_and_namespace_do_not_matter(tmp_path, root, name):

@@ -87,7 +87,7 @@ def checked(path: str, build: Callable[[], tuple[IndexedImage, ...]]) -> tuple[I
 def read_elements(path: str, names: frozenset[str]) -> Elements:
     """Read the elements of some names from an XML file, in their order.
 
-    An index describes each image in some 35 elements, of which 10 are wanted: a tree of them all takes five times as
+    An index describes each image in some 35 elements, of which 10 are wanted: a tree of them all takes four times as
     long and hundreds of MB. Documents with a document type are refused, so that no entity can be declared.
 
     Parameters
