@@ -50,7 +50,7 @@ def test_the_check_knows_a_rust_wheel_when_it_sees_one() -> None:
 
 def test_the_run_time_holds_no_rust_and_no_training_packages() -> None:
     packages = run_time_packages("cpu")
-    assert {"numpy", "numba", "onnxruntime", "typer", "pandas", "tifffile"} <= set(packages)
+    assert {"numpy", "numba", "onnxruntime", "typer", "pandas", "tifffile", "zarr"} <= set(packages)
     assert [name for name, found in packages.items() if built_with_rust(found)] == []
     assert NOT_AT_RUN_TIME & set(packages) == set()
 

@@ -1,4 +1,4 @@
-"""Decode image files into plain arrays, trusting nothing.
+"""Decode image files and planes of Zarr arrays into plain arrays, trusting nothing.
 
 Every file is checked before decoding (size in its header, all its bytes there) and after (shape as declared, a pixel
 type the rest of the package knows): a damaged file raises `ImageError` and is never analysed as if it were whole.
@@ -24,6 +24,7 @@ import tifffile
 
 from cellinfer.errors import ImageError
 from cellinfer.plate import Field, ImageRef
+from cellinfer.zarr_metadata import ArrayInfo, plane_files, read_array
 
 Array = npt.NDArray[Any]
 _T = TypeVar("_T")
@@ -162,14 +163,34 @@ def read_header(ref: ImageRef, *, max_pixels: int = MAX_PIXELS) -> Header:
     ImageError
         If the header is damaged or declares more than `max_pixels`.
     """
+    if os.path.isdir(ref.path):  # noqa: PTH112  once per image
+        array = _array(ref.path, max_pixels)
+        plane_files(array, ref.index)  # refuses an index that is not there
+        return Header(array.shape[-2:], array.dtype)
     with _open(ref.path) as file:
         if _is_tiff(file):
             return _explain(ref.path, lambda: _tiff_header(file, ref, max_pixels))
         return _raster_header(ref.path, file.read(), max_pixels)
 
 
+def files_of(ref: ImageRef) -> list[str]:
+    """Return the files that hold a plane's pixels: the image file, or the chunks of an array whether there or not.
+
+    Raises
+    ------
+    ImageError
+        If the array's metadata is damaged or not there.
+    """
+    if os.path.isdir(ref.path):  # noqa: PTH112
+        return plane_files(read_array(ref.path), ref.index)
+    return [ref.path]
+
+
 def _read(path: str, index: tuple[int, ...], max_pixels: int) -> Array:
     """Decode by what the first bytes say, not by the file's name."""
+    if os.path.isdir(path):  # noqa: PTH112
+        array = _array(path, max_pixels)
+        return _canonical(_explain(path, lambda: _stored(array, index)), path)
     with _open(path) as file:
         if _is_tiff(file):
             image = _explain(path, lambda: _tiff(file, ImageRef(path, index), max_pixels))
@@ -382,6 +403,38 @@ def _png_is_whole(data: bytes) -> bool:
             return True
         at = end + 4
     return False
+
+
+# Zarr
+
+
+def _array(path: str, max_pixels: int) -> ArrayInfo:
+    """Read what an array declares, and refuse what would not fit into memory."""
+    array = read_array(path)
+    _check_pixels(path, array.shape[-2], array.shape[-1], max_pixels)
+    if math.prod(array.chunks) > max(max_pixels, MAX_PIXELS):
+        raise ImageError(f"{path} declares chunks of the shape {array.chunks}, more than the limit of {max_pixels}")
+    return array
+
+
+def _stored(array: ArrayInfo, index: tuple[int, ...]) -> Array:
+    """Decode one plane of an array, all of whose chunks must be there."""
+    files = plane_files(array, index)
+    absent = [file for file in files if not os.path.isfile(file)]  # noqa: PTH113
+    if absent:
+        raise ImageError(
+            f"{array.folder} lacks {len(absent)} of the {len(files)} chunks of plane {index}, such as {absent[0]}: it "
+            "is still being written, or they are lost (some writers leave out chunks of zeros: have them written)"
+        ) from FileNotFoundError(absent[0])
+    if array.dtype.startswith("complex"):
+        raise ImageError(f"{array.folder} has pixels of type {array.dtype}, which is not supported")
+    from cellinfer import zarr_pixels  # the zarr package takes a while to load, and most plates do without
+
+    image = zarr_pixels.read(array, index)
+    if image.shape != array.shape[-2:] or image.dtype.name != array.dtype:
+        declared = f"{_size_text(array.shape[-2:])} {array.dtype}"
+        raise ImageError(f"{array.folder} declares {declared} but holds {image.shape} {image.dtype}")
+    return image
 
 
 # Pixel types

@@ -6,9 +6,11 @@ import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
-from cellinfer.errors import InputError
+from cellinfer.errors import ImageError, InputError
 from cellinfer.plate import IMAGE_SUFFIXES, natural_key
+from cellinfer.zarr_metadata import NODE_FILES, plate
 
 MAX_DEPTH = 8
 """Folders below the root that are looked into; no instrument nests deeper."""
@@ -24,6 +26,8 @@ class Listing:
     images: tuple[str, ...]
     ignored: tuple[str, ...]
     """Thumbnails, hidden files, other file types and folders that were not entered (these end in `/`)."""
+    stores: tuple[str, ...] = ()
+    """Folders that are OME-Zarr plates, `""` for the root itself; nothing inside of them is listed."""
 
     @property
     def name(self) -> str:
@@ -41,33 +45,51 @@ class Listing:
 
 
 def scan(path: str | os.PathLike[str]) -> Listing:
-    """List all image files under a folder, opening none.
+    """List all image files and OME-Zarr plates under a folder, opening none but the metadata of Zarr stores.
 
-    Links to folders are followed, each real folder is entered once, so a loop of links ends. Array stores (`.zarr`),
-    hidden folders and folders with results of a run (they hold a `journal.jsonl` from their first second on) are not
-    entered.
+    Links to folders are followed, each real folder is entered once, so a loop of links ends. Array stores (`.zarr`, or
+    with metadata of Zarr inside), hidden folders and folders with results of a run (they hold a `journal.jsonl` from
+    their first second on) are not entered: a plate's store holds many more files than images.
 
     Raises
     ------
     InputError
-        If the folder does not exist, is a file, cannot be read or holds no image.
+        If the folder does not exist, is a file, cannot be read or holds neither image nor plate.
     """
     root = Path(os.path.abspath(path))  # noqa: PTH100  keeps links in the name as the user typed them
     if not root.exists():
         raise InputError(f"there is no folder {root}")
     if not root.is_dir():
         raise InputError(f"{root} is a file: give the folder that holds the plate (for one image: `cellinfer segment`)")
-    images: list[str] = []
-    ignored: list[str] = []
-    _walk(root, images, ignored)
-    if not images:
-        found = f"{len(ignored)} other files, for example {ignored[0]!r}" if ignored else "it is empty"
-        raise InputError(f"no image in {root}: {found}; images end in {', '.join(sorted(IMAGE_SUFFIXES))}")
-    return Listing(root, tuple(sorted(images, key=natural_key)), tuple(sorted(ignored, key=natural_key)))
+    found = _Found([], [], [])
+    _walk(root, found)
+    if not found.images and not found.stores:
+        raise InputError(f"no image in {root}: {_what_else(root, found.ignored)}")
+    return Listing(root, *(tuple(sorted(names, key=natural_key)) for names in found))
 
 
-def _walk(root: Path, images: list[str], ignored: list[str]) -> None:
-    """Fill both lists; folders are visited breadth first, each real folder once."""
+def _what_else(root: Path, ignored: list[str]) -> str:
+    """Say what a folder without images holds instead, and what to do."""
+    for folder in root.parents[:4]:  # row, well, field, level
+        if _is_plate(str(folder), if_damaged=False):
+            return f"it lies inside of the OME-Zarr plate {folder}, give that folder"
+    if store := next((name for name in ignored if name.endswith((".zarr/", "./"))), None):
+        where = "it" if store == "./" else repr(store)
+        return f"{where} is a Zarr store without the metadata of an OME-Zarr plate"
+    found = f"{len(ignored)} other files, for example {ignored[0]!r}" if ignored else "it is empty"
+    return f"{found}; images end in {', '.join(sorted(IMAGE_SUFFIXES))}"
+
+
+class _Found(NamedTuple):
+    """The three lists of a `Listing`, while they are filled."""
+
+    images: list[str]
+    ignored: list[str]
+    stores: list[str]
+
+
+def _walk(root: Path, found: _Found) -> None:
+    """Fill the lists; folders are visited breadth first, each real folder once."""
     seen: set[tuple[int, int]] = set()
     level = [""]
     for _ in range(MAX_DEPTH + 1):
@@ -79,26 +101,32 @@ def _walk(root: Path, images: list[str], ignored: list[str]) -> None:
                     continue
                 seen.add((status.st_dev, status.st_ino))
                 with os.scandir(root / folder) as entries:
-                    below += _sort_entries(folder, list(entries), images, ignored)
+                    below += _sort_entries(root, folder, list(entries), found)
             except OSError as error:
                 if not folder:
                     raise InputError(f"cannot read folder {root}: {error.strerror}") from error
-                ignored.append(folder)
+                found.ignored.append(folder)
         level = below
-    ignored += level
+    found.ignored.extend(level)
 
 
-def _sort_entries(folder: str, entries: list[os.DirEntry[str]], images: list[str], ignored: list[str]) -> list[str]:
+def _sort_entries(root: Path, folder: str, entries: list[os.DirEntry[str]], found: _Found) -> list[str]:
     """Put one folder's entries where they belong; return the folders to enter next."""
+    images, ignored, _ = found
     if folder and any(entry.name == "journal.jsonl" for entry in entries):
         ignored.append(folder)
+        return []
+    if any(entry.name in NODE_FILES for entry in entries):
+        _sort_store(root, folder, found)
         return []
     enter: list[str] = []
     for entry in entries:
         name = folder + entry.name
         hidden = entry.name.startswith(".")
-        if entry.is_dir():
-            (ignored if hidden or entry.name.endswith(".zarr") else enter).append(name + "/")
+        if entry.is_dir() and entry.name.endswith(".zarr") and not hidden:
+            _sort_store(root, name + "/", found)  # without a look at its files, which may be very many
+        elif entry.is_dir():
+            (ignored if hidden else enter).append(name + "/")
         elif hidden or _suffix(entry.name) not in IMAGE_SUFFIXES or _THUMBNAIL.search(entry.name):
             ignored.append(name)
         elif entry.is_file():
@@ -106,6 +134,22 @@ def _sort_entries(folder: str, entries: list[os.DirEntry[str]], images: list[str
         else:  # a link to nothing, a socket
             ignored.append(name)
     return enter
+
+
+def _sort_store(root: Path, folder: str, found: _Found) -> None:
+    """Tell plates from other Zarr stores (an image, labels, measurements)."""
+    if _is_plate(os.path.join(root, folder), if_damaged=True):  # its reader will explain  # noqa: PTH118
+        found.stores.append(folder.rstrip("/"))
+    else:
+        found.ignored.append(folder or "./")
+
+
+def _is_plate(folder: str, *, if_damaged: bool) -> bool:
+    """Return whether a folder is an OME-Zarr plate; whether damaged metadata count as one, the caller says."""
+    try:
+        return plate(folder) is not None
+    except ImageError:
+        return if_damaged
 
 
 def _suffix(name: str) -> str:
