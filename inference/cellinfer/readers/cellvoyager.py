@@ -246,7 +246,7 @@ def _attribute(element: Element, name: str) -> str:
 
 def _plain(number: str) -> str:
     """Write a number without leading zeros."""
-    return str(int(number)) if number.isdecimal() else number
+    return str(int(number)) if number.isdecimal() and len(number) < 10 else number
 
 
 def _records(listing: Listing, index: str) -> Iterator[_Record]:
