@@ -306,7 +306,24 @@ def test_the_original_is_preferred_to_a_converted_copy(tmp_path):
 
 def test_the_index_may_lie_beside_the_images_folder(tmp_path):
     write(tmp_path / "plate" / "META", [("../TIF/a.tif", record("a.tif"))])
-    assert keys(read(tmp_path)) == [("A01", 1, 1)]
+    plate = read(tmp_path)
+    assert keys(plate) == [("A01", 1, 1)]
+    assert plate.notes == (
+        "the images of plate/META/MeasurementData.mlf are not where it says and were found by their names",
+    )
+
+
+def test_images_of_one_name_in_folders_of_their_own_are_not_mixed_up(tmp_path):
+    planes = [
+        (f"{folder}/image.tif", record(f"{folder}\\image.tif", Row=row)) for row, folder in enumerate("AB", start=1)
+    ]
+    write(tmp_path, planes, skip=["B/image.tif"])
+    plate = read(tmp_path)
+    assert keys(plate) == [("A01", 1, 1)]
+    assert [gap.key.well for gap in plate.missing] == ["B01"]
+    (tmp_path / "A").rename(tmp_path / "C")
+    with pytest.raises(InputError, match="none of the 2 images"):
+        read(tmp_path)
 
 
 def test_only_files_below_the_folder_are_taken(tmp_path):

@@ -5,8 +5,8 @@ from __future__ import annotations
 import posixpath
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import NamedTuple
 from xml.etree.ElementTree import Element, ParseError
@@ -151,43 +151,79 @@ class CellVoyagerReader:
             raise InputError(f"no MeasurementData.mlf in {listing.root}: choose another layout")
         measurements = _distinct(_measurement(listing, index) for index in indices)
         files = _Files(listing, [measurement.folder for measurement in measurements])
-        planes: list[Plane] = []
-        projections: dict[tuple[FieldKey, str], dict[str, Plane]] = defaultdict(dict)
-        absent: list[str] = []
+        placed = _Placed()
         for measurement in measurements:
-            for record in measurement.images:
-                path = files.find(measurement.folder, record.file)
-                if path is None:
-                    absent.append(record.file)
-                    continue
-                key, channel = measurement.key(record), measurement.channel(record)
-                plane = Plane(key, channel, None if record.projection else record.z, ImageRef(listing.absolute(path)))
-                if not record.projection or projections[key, channel].setdefault(record.projection, plane) != plane:
-                    planes.append(plane)
-        planes = [*(kinds[_best(kinds)] for kinds in projections.values()), *planes]
+            placed.add(listing, measurement, files)
+        planes = placed.all_planes()
         if not planes:
             raise InputError(
-                f"none of the {len(absent)} images that {indices[0]} lists is in {listing.root}: give the folder that "
-                "holds both, or read renamed images with --layout pattern"
+                f"none of the {len(placed.absent)} images that {indices[0]} lists is in {listing.root}: give the "
+                "folder that holds both, or read renamed images with --layout pattern"
             )
         used = {plane.ref.path for plane in planes}
         unused = [path for path in listing.images if listing.absolute(path) not in used]
+        size, size_notes = _pixel_size(measurements)
         return Found(
             layout=self.name,
             planes=planes,
             expected=tuple({pair for measurement in measurements for pair in measurement.expected()}),
             ignored=tuple(unused),
-            pixel_size=_pixel_size(measurements)[0],
+            pixel_size=size,
             notes=(
                 *_plates_note(measurements),
                 *(note for measurement in measurements for note in measurement.notes),
-                *_pixel_size(measurements)[1],
+                *size_notes,
                 *_failed_notes(measurements),
-                *_absent_note(absent),
-                *_other_projections_note(projections.values()),
-                *_unused_notes(unused, measurements, _paths(listing, projections.values())),
+                *placed.notes(),
+                *_unused_notes(unused, measurements, placed.projection_files(listing)),
             ),
         )
+
+
+@dataclass
+class _Placed:
+    """The images of all measurements that are there, and which are not."""
+
+    planes: list[Plane] = field(default_factory=list)
+    projections: dict[tuple[FieldKey, str], dict[str, Plane]] = field(default_factory=dict)
+    """For each channel of a field its projections, by their kind."""
+    absent: list[str] = field(default_factory=list)
+    elsewhere: list[str] = field(default_factory=list)
+    """Indices whose images do not lie where they say."""
+
+    def add(self, listing: Listing, measurement: _Measurement, files: _Files) -> None:
+        """Find the images of one measurement."""
+        found, at_place = files.find(measurement.folder, {record.file for record in measurement.images})
+        if found and not at_place:
+            self.elsewhere.append(measurement.index)
+        for record in measurement.images:
+            path = found.get(record.file)
+            if path is None:
+                self.absent.append(record.file)
+                continue
+            key, channel = measurement.key(record), measurement.channel(record)
+            plane = Plane(key, channel, None if record.projection else record.z, ImageRef(listing.absolute(path)))
+            kinds = self.projections.setdefault((key, channel), {}) if record.projection else {}
+            if not record.projection or kinds.setdefault(record.projection, plane) != plane:
+                self.planes.append(plane)
+
+    def all_planes(self) -> list[Plane]:
+        """Return the planes and, of each stack's projections, one."""
+        return [*(kinds[_best(kinds)] for kinds in self.projections.values()), *self.planes]
+
+    def projection_files(self, listing: Listing) -> set[str]:
+        """Return all projections, taken or not, relative to the root."""
+        return {listing.relative(plane.ref.path) for kinds in self.projections.values() for plane in kinds.values()}
+
+    def notes(self) -> Iterator[str]:
+        """Say what is not there or not where it should be, and which projections are left out."""
+        for index in self.elsewhere:
+            yield f"the images of {index} are not where it says and were found by their names"
+        if self.absent:
+            yield f"{len(self.absent)} images that the index lists are not there (such as {self.absent[0]!r})"
+        others = Counter(kind for kinds in self.projections.values() for kind in kinds if kind != _best(kinds))
+        for kind, count in sorted(others.items()):
+            yield f"{count} projections of the kind {kind!r} are left out: another kind of the same stacks is taken"
 
 
 def _indices(listing: Listing) -> list[str]:
@@ -330,20 +366,40 @@ class _Files:
         for path in listing.images:
             self._by_name[_stem(path)].append(path)
 
-    def find(self, folder: str, file: str) -> str | None:
-        """Return the image that the index in `folder` calls `file`, or None.
+    def find(self, folder: str, files: Collection[str]) -> tuple[dict[str, str], bool]:
+        """Find what the index in `folder` calls `files`.
 
-        The ending may differ (images are often converted to PNG), also upper and lower case. An image that is not
-        where it should be may lie below the index or beside its folder, but not with another index.
+        If none of them is where the index says (it was moved, or the images were), they are looked for by name below
+        the folder and beside it, but not with another index.
+
+        Returns
+        -------
+        dict
+            Name in the index -> listed path, for those that are there.
+        bool
+            Whether they are where the index says.
         """
+        at_place = {file: path for file in files if (path := self._at_place(folder, file))}
+        if at_place:
+            return at_place, True
+        ambiguous = Counter(map(_stem, files))
+        alone = [file for file in files if ambiguous[_stem(file)] == 1]
+        return {file: path for file in alone if (path := self._near(folder, file))}, False
+
+    def _at_place(self, folder: str, file: str) -> str | None:
+        """Return the image at its place; its ending (converted to PNG) and upper and lower case may differ."""
         wanted = posixpath.normpath(posixpath.join(folder, file))
         if wanted in self._listed:
             return wanted
-        named = sorted(self._by_name.get(_stem(wanted), ()), key=lambda path: path.casefold() != wanted.casefold())
+        named = self._by_name.get(_stem(wanted), [])
         place = posixpath.dirname(wanted).casefold()
-        if at_place := [path for path in named if posixpath.dirname(path).casefold() == place]:
-            return at_place[0]
+        there = [path for path in named if posixpath.dirname(path).casefold() == place]
+        return min(there, key=lambda path: (path.casefold() != wanted.casefold(), path), default=None)
+
+    def _near(self, folder: str, file: str) -> str | None:
+        """Return the only image of that name at or beside the folder."""
         above = posixpath.join(posixpath.dirname(folder), "")
+        named = self._by_name.get(_stem(file), [])
         near = [path for path in named if path.startswith(above) and self._owner(path) in (None, folder)]
         return near[0] if len(near) == 1 else None
 
@@ -365,10 +421,6 @@ def _stem(path: str) -> str:
 def _best(kinds: Iterable[str]) -> str:
     """Choose among projections of one stack: the maximum if there is one."""
     return min(kinds, key=lambda kind: (not kind.casefold().startswith("max"), kind))
-
-
-def _paths(listing: Listing, projections: Iterable[Mapping[str, Plane]]) -> set[str]:
-    return {listing.relative(plane.ref.path) for kinds in projections for plane in kinds.values()}
 
 
 def _pixel_size(measurements: list[_Measurement]) -> tuple[float | None, tuple[str, ...]]:
@@ -403,23 +455,9 @@ def _failed_notes(measurements: list[_Measurement]) -> Iterator[str]:
             )
 
 
-def _absent_note(absent: list[str]) -> tuple[str, ...]:
-    if not absent:
-        return ()
-    return (f"{len(absent)} images that the index lists are not there (such as {absent[0]!r})",)
-
-
-def _other_projections_note(projections: Iterable[Mapping[str, Plane]]) -> tuple[str, ...]:
-    others = Counter(kind for kinds in projections for kind in kinds if kind != _best(kinds))
-    return tuple(
-        f"{count} projections of the kind {kind!r} are left out: another kind of the same stacks is taken"
-        for kind, count in sorted(others.items())
-    )
-
-
 def _unused_notes(unused: list[str], measurements: list[_Measurement], projections: set[str]) -> Iterator[str]:
     """Say what the left-out images are."""
-    known = frozenset().union(*(measurement.corrections for measurement in measurements))
+    known = frozenset[str]().union(*(measurement.corrections for measurement in measurements))
     others = [path for path in unused if path not in projections]
     unknown = [path for path in others if not _is_correction(path.rpartition("/")[2], known)]
     if len(unknown) < len(others):
