@@ -13,12 +13,11 @@ import numcodecs
 import numpy as np
 import pytest
 import zarr
-from cellinfer import images, zarr_metadata
 from cellinfer.errors import ImageError, InputError
 from cellinfer.images import Header, files_of, read_channel, read_header, read_image, read_plane
 from cellinfer.plate import FieldKey, ImageRef, Missing
 from cellinfer.readers._assemble import assemble
-from cellinfer.readers._scan import Listing, scan
+from cellinfer.readers._scan import scan
 from cellinfer.readers.ome_zarr import OmeZarrReader
 from zarr.codecs import BloscCodec, GzipCodec, ZstdCodec
 
@@ -400,9 +399,11 @@ def test_a_damaged_plate_names_its_file(tmp_path, version, damage):
     file = metadata_file(tmp_path / "P.zarr", version)
     file.write_bytes(damage)
     listing = scan(tmp_path)
-    assert OmeZarrReader().can_read(listing) == 0.2
+    assert OmeZarrReader().can_read(listing) == 0.9
     with pytest.raises(InputError) as error:
         OmeZarrReader().read(listing)
+    (tmp_path / "A01_s1_w1.tif").touch()
+    assert OmeZarrReader().can_read(scan(tmp_path)) == 0.2
     assert str(file) in str(error.value) and "damaged" in str(error.value)
 
 
@@ -510,7 +511,7 @@ def edit(folder, **changes):
 
 
 def chunk_files(folder, index):
-    return [Path(path) for path in files_of(ImageRef(str(folder), index))]
+    return [Path(path) for path in files_of(ImageRef(str(folder), index))][2:]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -758,8 +759,14 @@ def test_folders_that_are_no_array(tmp_path):
         read_header(ImageRef(str(tmp_path)))
 
 
-def test_a_file_is_its_own_file(tmp_path):
+def test_the_files_that_a_plane_depends_on(tmp_path):
     assert files_of(ImageRef("/x/a.tif", (3,))) == ["/x/a.tif"]
+    array(tmp_path, picture(), "0.4", chunks=(1, 37, 30))
+    own = [str(tmp_path / "zarr.json"), str(tmp_path / ".zarray")]
+    assert files_of(ImageRef(str(tmp_path), (1,))) == [*own, str(tmp_path / "1.0.0"), str(tmp_path / "1.0.1")]
+    assert files_of(ImageRef(str(tmp_path), (2,))) == own
+    (tmp_path / ".zarray").unlink()
+    assert files_of(ImageRef(str(tmp_path), (1,))) == own
 
 
 @pytest.mark.skipif(
@@ -831,8 +838,3 @@ def test_a_real_array(data_folder):
         np.testing.assert_array_equal(read_plane(ImageRef(str(folder), index)), whole[index])
     with pytest.raises(InputError, match=r"images.zarr/' is a Zarr store without the metadata of an OME-Zarr plate"):
         scan(folder.parents[1])
-
-
-def test_listing_without_stores_is_as_before(tmp_path):
-    assert Listing(tmp_path, ("a.tif",), ()).stores == ()
-    assert images.MAX_PIXELS and zarr_metadata.V3 == "zarr.json"

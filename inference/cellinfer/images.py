@@ -24,7 +24,7 @@ import tifffile
 
 from cellinfer.errors import ImageError
 from cellinfer.plate import Field, ImageRef
-from cellinfer.zarr_metadata import ArrayInfo, plane_files, read_array
+from cellinfer.zarr_metadata import V2_ARRAY, V3, ArrayInfo, plane_files, read_array
 
 Array = npt.NDArray[Any]
 _T = TypeVar("_T")
@@ -174,16 +174,17 @@ def read_header(ref: ImageRef, *, max_pixels: int = MAX_PIXELS) -> Header:
 
 
 def files_of(ref: ImageRef) -> list[str]:
-    """Return the files that hold a plane's pixels: the image file, or the chunks of an array whether there or not.
+    """Return the files that a plane depends on, whether they are there or not.
 
-    Raises
-    ------
-    ImageError
-        If the array's metadata is damaged or not there.
+    The image file; for an array, its metadata and the chunks of the plane (no chunks if the metadata does not tell).
     """
-    if os.path.isdir(ref.path):  # noqa: PTH112
-        return plane_files(read_array(ref.path), ref.index)
-    return [ref.path]
+    if not os.path.isdir(ref.path):  # noqa: PTH112
+        return [ref.path]
+    files = [os.path.join(ref.path, name) for name in (V3, V2_ARRAY)]  # noqa: PTH118
+    try:
+        return files + plane_files(read_array(ref.path), ref.index)
+    except ImageError:
+        return files
 
 
 def _read(path: str, index: tuple[int, ...], max_pixels: int) -> Array:

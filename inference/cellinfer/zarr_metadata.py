@@ -27,6 +27,7 @@ NODE_FILES = frozenset({V3, ".zgroup", V2_ATTRIBUTES, V2_ARRAY})
 _LONGEST = 32 << 20
 """Bytes of metadata at most: that of a 1536-well plate is a tenth of a megabyte."""
 _WORTH_KEEPING = 64 << 10
+"""Longer ones are parsed anew each time."""
 _MAX_FILES = 100_000
 """Chunks of one plane at most."""
 _TYPES = {
@@ -80,7 +81,9 @@ def load(path: str) -> Json | None:
     """
     try:
         with open(path, "rb") as file:  # noqa: PTH123  pathlib is too slow for 10,000 files
-            raw = file.read(_LONGEST + 1)
+            raw = file.read(_WORTH_KEEPING + 1)
+            if len(raw) > _WORTH_KEEPING:  # asking for more than most have would make room for it each time
+                raw += file.read(_LONGEST)
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:

@@ -47,10 +47,12 @@ class OmeZarrReader:
     name = "ome-zarr"
 
     def can_read(self, listing: Listing) -> float | None:
-        """Return 1 if there is a plate, 0.2 if there is only one whose metadata is damaged."""
+        """Return 1 if there is a plate; one whose metadata is damaged counts little if there are image files too."""
         if not listing.stores:
             return None
-        return 1.0 if any(_readable(listing.absolute(store)) for store in listing.stores) else 0.2
+        if any(_readable(listing.absolute(store)) for store in listing.stores):
+            return 1.0
+        return 0.2 if listing.images else 0.9
 
     def read(self, listing: Listing) -> Found:
         """Return the planes of all plates; label images inside of them are not looked at."""
