@@ -265,7 +265,7 @@ def test_acquisitions_are_plates(tmp_path, version):
     group(folder / "A" / "1", version, {"well": well})
     plate = read(folder)
     assert [(key.plate, key.site) for key in keys(plate)] == [
-        ("P_acquisition0", 0), ("P_acquisition0", 1), ("P_acquisition5", 2), ("P_acquisition5", 3),
+        ("P_acquisition0", 1), ("P_acquisition0", 2), ("P_acquisition5", 1), ("P_acquisition5", 2),
     ]  # fmt: skip
     assert plate.notes == ("2 plates: P_acquisition0, P_acquisition5",)
     assert plate.missing == ()

@@ -287,13 +287,24 @@ def test_an_unknown_channel_is_refused_with_those_that_exist(tmp_path):
 
 
 def test_layouts_are_listed_and_a_wrong_one_refused(tmp_path):
-    assert layouts() == ("auto", "ome-tiff", "pattern")
+    indexed = ("imagexpress", "harmony", "cellvoyager", "incell", "ome-zarr", "load-data")
+    assert layouts() == ("auto", *indexed, "ome-tiff", "pattern")
     touch(tmp_path, "A01_DAPI.tif")
     assert read_plate(tmp_path, layout="pattern").layout == "pattern:well-name"
     with pytest.raises(InputError, match=r"unknown layout 'patern'.*did you mean 'pattern'"):
         read_plate(tmp_path, layout="patern")
     with pytest.raises(InputError, match="no OME-TIFF"):
         read_plate(tmp_path, layout="ome-tiff")
+
+
+def test_a_pattern_of_one_s_own_beats_an_index(tmp_path):
+    (tmp_path / "plate.HTD").write_text(
+        '"HTSInfoFile", Version 1.0\n"Waves", TRUE\n"NWavelengths", 1\n"WaveName1", "DAPI"\n'
+    )
+    touch(tmp_path, "plate_A01_s1_w1.tif")
+    plate = read_plate(tmp_path, pattern=r"plate_(?P<well>[A-P]\d\d)_s(?P<site>\d)_w(?P<channel>\d)\.tif")
+    assert plate.layout.startswith("pattern")
+    assert plate.channels == ("1",)
 
 
 # folders
@@ -580,25 +591,27 @@ def test_a_broken_file_has_no_description(tmp_path, content):
 
 # real folders
 
+IMAGEXPRESS_CHANNELS = ("Cy5", "DAPI", "FITC", "Texas Red")
+
 
 @pytest.mark.realdata
 @pytest.mark.parametrize(
     ("folder", "layout", "wells", "fields", "channels", "missing", "size"),
     [
-        ("bbbc013_plate", "channel-number-row-column", 48, 48, ("1", "2"), 0, 96),
-        ("bbbc039/images", "imagexpress", 47, 50, ("1",), 373, 384),
-        ("vendor_layouts/Operetta", "opera", 1, 2, ("1",), 0, 12),
-        ("vendor_layouts/CV8000", "cellvoyager", 3, 12, ("1", "2"), 0, 48),
-        ("vendor_layouts/ImageXpress/1well-3C-2S-Zmix-T", "imagexpress", 1, 4, ("1", "2", "3"), 0, 48),
-        ("vendor_layouts/ImageXpress/SingleChannel", "imagexpress", 2, 4, ("1",), 0, 48),
-        ("vendor_layouts/ImageXpress_exported/9987_Plate_3420", "well", 1, 1, ("1",), 0, 6),
-        ("vendor_layouts/ImageXpress_exported/9987_Plate_3434", "imagexpress", 2, 4, ("1", "2", "3"), 0, 6),
-        ("vendor_layouts/ImageXpress_exported/9987_Plate_3435", "imagexpress", 2, 8, ("1", "2"), 0, 6),
+        ("bbbc013_plate", "pattern:channel-number-row-column", 48, 48, ("1", "2"), 0, 96),
+        ("bbbc039/images", "pattern:imagexpress", 47, 50, ("1",), 373, 384),
+        ("vendor_layouts/Operetta", "harmony", 1, 2, ("Fluorescein (FITC)",), 0, 12),
+        ("vendor_layouts/CV8000", "cellvoyager", 3, 12, ("405", "488"), 0, 48),
+        ("vendor_layouts/ImageXpress/1well-3C-2S-Zmix-T", "pattern:imagexpress", 1, 4, ("1", "2", "3"), 0, 48),
+        ("vendor_layouts/ImageXpress/SingleChannel", "pattern:imagexpress", 2, 4, ("1",), 0, 48),
+        ("vendor_layouts/ImageXpress_exported/9987_Plate_3420", "imagexpress", 1, 1, ("DAPI",), 0, 6),
+        ("vendor_layouts/ImageXpress_exported/9987_Plate_3434", "imagexpress", 2, 4, IMAGEXPRESS_CHANNELS, 4, 6),
+        ("vendor_layouts/ImageXpress_exported/9987_Plate_3435", "imagexpress", 2, 8, IMAGEXPRESS_CHANNELS, 80, 6),
     ],
 )
 def test_real_folders(data_folder, folder, layout, wells, fields, channels, missing, size):
     plate = read_plate(data_folder / folder)
-    assert plate.layout == f"pattern:{layout}"
+    assert plate.layout == layout
     assert len({key.well for key in keys(plate)}) == wells
     assert (len(plate.fields), plate.channels, len(plate.missing), plate.wells) == (fields, channels, missing, size)
     for field in plate.fields[:2]:
@@ -609,7 +622,7 @@ def test_real_folders(data_folder, folder, layout, wells, fields, channels, miss
 @pytest.mark.realdata
 def test_real_plates_side_by_side(data_folder):
     plate = read_plate(data_folder / "vendor_layouts" / "ImageXpress_exported")
-    assert {key.plate for key in keys(plate)} == {"9987_Plate_3434", "9987_Plate_3435"}
+    assert {key.plate for key in keys(plate)} == {f"9987_Plate_{n}" for n in (3420, 3434, 3435)}
 
 
 @pytest.mark.realdata

@@ -11,7 +11,13 @@ from cellinfer.plate import Plate
 from cellinfer.readers._assemble import assemble
 from cellinfer.readers._protocol import Found, Plane, Reader
 from cellinfer.readers._scan import Listing, scan
+from cellinfer.readers.cellvoyager import CellVoyagerReader
+from cellinfer.readers.harmony import HarmonyReader
+from cellinfer.readers.imagexpress import ImageXpressReader
+from cellinfer.readers.incell import InCellReader
+from cellinfer.readers.load_data import LoadDataReader
 from cellinfer.readers.ome_tiff import OmeTiffReader
+from cellinfer.readers.ome_zarr import OmeZarrReader
 from cellinfer.readers.pattern import PatternReader, name_parts
 
 __all__ = ["Found", "Listing", "Plane", "Reader", "layouts", "read_plate"]
@@ -19,7 +25,16 @@ __all__ = ["Found", "Listing", "Plane", "Reader", "layouts", "read_plate"]
 
 def _readers(pattern: str | None) -> tuple[Reader, ...]:
     """Return all readers; where two are equally sure, the earlier one is taken."""
-    return (OmeTiffReader(pattern), PatternReader(pattern))
+    return (
+        ImageXpressReader(),
+        HarmonyReader(),
+        CellVoyagerReader(),
+        InCellReader(),
+        OmeZarrReader(),
+        LoadDataReader(),
+        OmeTiffReader(pattern),
+        PatternReader(pattern),
+    )
 
 
 def layouts() -> tuple[str, ...]:
@@ -68,7 +83,8 @@ def read_plate(
         raise InputError(f"unknown layout {layout!r}: choose from {', '.join(layouts())}{hint}")
     listing = scan(path)
     if layout == "auto":
-        reader = _most_sure(readers, listing, pattern)
+        # Who gives a pattern wants names to be read by it, whatever index lies beside the images.
+        reader = _most_sure(readers if pattern is None else readers[-2:], listing, pattern)
     else:
         reader = next(reader for reader in readers if reader.name == layout)
     return assemble(listing, reader.read(listing), channels)

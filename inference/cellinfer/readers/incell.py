@@ -10,10 +10,7 @@ from collections.abc import Callable
 from pathlib import PurePosixPath
 
 from cellinfer.errors import InputError
-from cellinfer.readers._metadata import to_micrometres
-from cellinfer.readers._protocol import Found
-from cellinfer.readers._scan import Listing
-from cellinfer.readers.harmony import (
+from cellinfer.readers._index import (
     Element,
     Elements,
     Index,
@@ -23,6 +20,9 @@ from cellinfer.readers.harmony import (
     read_index,
     unusable,
 )
+from cellinfer.readers._metadata import to_micrometres
+from cellinfer.readers._protocol import Found
+from cellinfer.readers._scan import Listing
 from cellinfer.wells import well_name
 
 _SUFFIX = ".xdce"

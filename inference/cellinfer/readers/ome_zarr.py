@@ -301,11 +301,16 @@ def _well_of_path(path: str) -> str | None:
 
 
 def _site_numbers(images: list[tuple[str, int | None, str]]) -> list[int]:
-    """Return field numbers as the folders have them; from 1 in the order listed if these are not numbered."""
+    """Return field numbers as the folders have them; from 1 in the order listed if these are not numbered.
+
+    The folders of several acquisitions share one count, so these are numbered as listed, each from 1: a place that was
+    imaged in every acquisition has one number in all of them.
+    """
     found = [_NUMBER_AT_END.search(path) for _, _, path in images]
     numbers = [int(match[0]) for match in found if match]
     places = {(well, acquisition, number) for (well, acquisition, _), number in zip(images, numbers, strict=False)}
-    if len(places) == len(numbers) == len(images):
+    one_acquisition = len({acquisition for _, acquisition, _ in images}) == 1
+    if one_acquisition and len(places) == len(numbers) == len(images):
         return numbers
     count: Counter[tuple[str, int | None]] = Counter()
     in_order = []
