@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from cellinfer.files import output_errors
+from cellinfer.images import files_of
 from cellinfer.plate import Field
 
 _CHUNK = 1 << 16
@@ -104,7 +105,8 @@ def fingerprint(field: Field, configuration: str) -> str:
         digest.update(channel.encode())
         for ref in refs:
             digest.update(repr((Path(ref.path).name, ref.index)).encode())
-            digest.update(_glance(Path(ref.path)))
+            for file in files_of(ref):
+                digest.update(_glance(Path(file)))
     return digest.hexdigest()
 
 

@@ -186,7 +186,7 @@ def name_parts(listing: Listing, pattern: str | None) -> tuple[NamePattern, dict
 
 def _examples(listing: Listing) -> str:
     count = len(listing.images)
-    return ", ".join(repr(listing.images[i]) for i in sorted({0, count // 2, count - 1}))
+    return ", ".join(repr(listing.images[i]) for i in sorted({0, count // 2, max(count - 1, 0)}) if i < count) or "none"
 
 
 def plate_names(parsed: dict[str, NameParts], default: str) -> dict[str, str]:
