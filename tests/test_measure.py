@@ -420,20 +420,34 @@ def test_rings_can_begin_at_the_nucleus():
     cells[3:18, 2:29] = 7
     nuclei = np.zeros_like(cells)
     nuclei[3:8, 2:7] = 7
+    parts = {"Nuclei": nuclei, "Cells": cells, "Cytoplasm": cells - nuclei}
     image = np.where(nuclei > 0, 1000, 0).astype(np.uint16)
+    ring = "RadialDistribution_FracAtD_1of4"
     found = {}
     for start in ("self", "centres", "edges"):
-        tables = measure_compartments(
-            {"Nuclei": nuclei, "Cells": cells},
-            image,
-            families=["RadialDistribution"],
-            options=Options(radial_from=start),
-        )
-        found[start] = tables["Cells"]["Cells_RadialDistribution_FracAtD_1of4"][0]
-        assert tables["Nuclei"]["Nuclei_RadialDistribution_FracAtD_1of4"][0] > 0
+        options = Options(radial_from=start)
+        tables = measure_compartments(parts, image, families=["RadialDistribution"], options=options)
+        found[start] = tables["Cells"][f"Cells_{ring}"][0]
+        assert tables["Nuclei"][f"Nuclei_{ring}"][0] > 0
     assert found["self"] == 0  # the nucleus is in a corner of the cell
     assert found["centres"] > 0
     assert np.isnan(found["edges"])  # the nucleus is in no ring, and nothing else is bright
+
+
+@pytest.mark.parametrize("start", ["centres", "edges"])
+def test_a_cytoplasm_has_rings_around_its_nucleus(start):
+    """Its pixels cannot be reached from the nucleus within it: they take the straight way from its centroid."""
+    y, x = np.mgrid[:41, :41]
+    away = np.hypot(y - 20, x - 20)
+    cells, nuclei = (away < 18).astype(np.int32), (away < 6).astype(np.int32)
+    parts = {"Nuclei": nuclei, "Cytoplasm": cells - nuclei}
+    options = Options(radial_from=start, radial_radius=20.0)
+    ramp = np.where(away < 12, 100, 10).astype(np.uint16)
+    table = measure_compartments(parts, ramp, families=["RadialDistribution"], options=options)["Cytoplasm"]
+    inner, outer = ((away >= low) & (away < high) for low, high in ((5, 10), (15, 20)))
+    for place, ring in (("2of4", inner), ("4of4", outer)):
+        share = ramp[ring & (parts["Cytoplasm"] > 0)].sum() / ramp[parts["Cytoplasm"] > 0].sum()
+        assert table[f"Cytoplasm_RadialDistribution_FracAtD_{place}"][0] == pytest.approx(share)
 
 
 def test_a_cell_without_its_nucleus_has_no_rings():

@@ -161,14 +161,16 @@ def ring_inputs(groups):
 
 
 @UNHURRIED
-@given(signals(), st.integers(1, 5), st.sampled_from([None, 1.0, 3.5]), st.booleans())
-def test_rings_equal_twin(signal, bins, radius, from_edges):
+@given(signals(), st.integers(1, 5), st.sampled_from([None, 1.0, 3.5]), st.booleans(), st.booleans(), st.booleans())
+def test_rings_equal_twin(signal, bins, radius, from_edges, straight, moved):
     groups, values = signal
     depths, middles = ring_inputs(groups)
     np.testing.assert_array_equal(middles, radial_twin.centres(groups, depths))
+    middles = middles + np.int32(moved)  # the centre may lie outside the object
     cores = depths > 1 if from_edges else None
     mine, theirs = (
-        module.rings(groups, depths, middles, bins=bins, radius=radius, cores=cores) for module in (radial, radial_twin)
+        module.rings(groups, depths, middles, bins=bins, radius=radius, cores=cores, straight=straight)
+        for module in (radial, radial_twin)
     )
     np.testing.assert_array_equal(mine.codes, theirs.codes)
     totals = np.array([np.abs(part[np.isfinite(part)].sum()) for part in np.split(values, groups.begins[1:-1])])

@@ -69,6 +69,7 @@ def rings(
     bins: int = 4,
     radius: float | None = None,
     cores: NDArray[np.bool_] | None = None,
+    straight: bool = False,
 ) -> Rings:
     """Divide every object into rings around its centre, and each ring into eight wedges.
 
@@ -82,7 +83,7 @@ def rings(
     squared
         (P,) squared depths, from `cellinfer_kernels.distance.depths_within_image`.
     middles
-        (n, 2) centre of every object, y and x; negative: it has none, and no ring.
+        (n, 2) centre of every object, y and x; negative: it has none, and no ring. It may lie outside the object.
     bins
         Number of rings.
     radius
@@ -90,6 +91,9 @@ def rings(
     cores
         (P,) pixels from whose edges the distance counts instead of from the centre, themselves in no ring. The wedges
         stay those of the centre.
+    straight
+        Pixels that cannot be reached within the object take the straight way from the centre, as in CellProfiler where
+        rings begin at other objects; False: they are in no ring.
 
     Returns
     -------
@@ -107,7 +111,7 @@ def rings(
         raise ValueError(f"the radius must be positive, got {radius}")
     places = (groups.begins, groups.firsts, groups.rows, groups.starts, groups.stops, groups.boxes)
     inside = np.zeros(groups.pixels.size if cores is not None else 0, np.bool_) if cores is None else cores
-    codes = _rings(*places, squared, middles, inside, bins, 0.0 if radius is None else float(radius))
+    codes = _rings(*places, squared, middles, inside, bins, 0.0 if radius is None else float(radius), straight)
     return Rings(codes, bins)
 
 
@@ -218,7 +222,7 @@ def _settle(
 @kernel
 def _rings(
     begins: Any, firsts: Any, rows: Any, starts: Any, stops: Any, boxes: Any, squared: Any, middles: Any, cores: Any,
-    bins: Any, radius: Any,
+    bins: Any, radius: Any, straight: Any,
 ) -> Any:  # fmt: skip
     n = boxes.shape[0]
     codes = np.full(squared.size, -1, np.int16)
@@ -238,7 +242,9 @@ def _rings(
         tall = boxes[k, 2] - top + 1
         far[: tall * wide] = np.inf
         if cores.size == 0:
-            far[(y0 - top) * wide + x0 - left] = 0.0
+            for run in range(firsts[k], firsts[k + 1]):
+                if rows[run] == y0 and starts[run] <= x0 < stops[run]:
+                    far[(y0 - top) * wide + x0 - left] = 0.0
         else:
             i = begins[k]
             for run in range(firsts[k], firsts[k + 1]):
@@ -259,6 +265,8 @@ def _rings(
             base = (y - top) * wide - left
             for x in range(starts[run], stops[run]):
                 away = far[base + x]
+                if straight and away == np.inf:
+                    away = np.sqrt(np.float64((y - y0) * (y - y0) + (x - x0) * (x - x0)))
                 if away < np.inf and (cores.size == 0 or not cores[i]):
                     reach = radius if radius > 0 else away + np.sqrt(np.float64(squared[i])) + _OFFSET
                     part = away / reach * bins

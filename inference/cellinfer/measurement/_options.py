@@ -39,9 +39,10 @@ class Options:
         Pixels that the rings reach from the centre; None scales them to each object.
     radial_from, radial_objects
         Where the rings begin: at each object's own centre, or, of the objects that share its id in the label image
-        `radial_objects`, at their centres or edges. Objects of that name themselves always begin at their centre. An
-        object that does not contain that centre (those edges), such as a cytoplasm without its nucleus, has no rings:
-        NaN.
+        `radial_objects`, at their centroids or edges. Objects of that name themselves always begin at their centre.
+        As in CellProfiler, pixels that cannot be reached from there within the object (a cytoplasm without its nucleus)
+        take the straight way from the centroid; unlike there, an object's rings begin at the object of its own id, not
+        at the nearest one. Without such an object NaN.
     zernike_degree
         Largest degree of the Zernike polynomials.
     neighbor_distances

@@ -191,16 +191,22 @@ class Objects:
         """Ring and wedge of every pixel."""
         options = self.options
         within = distance.depths_within_image(self.groups, self.depths)
-        middles, cores = radial.centres(self.groups, within), None
-        if options.radial_from != "self" and self.origins is not None:
-            others = Objects(self.origins, options)
-            depths = distance.depths_within_image(others.groups, others.depths)
-            middles = _aligned(radial.centres(others.groups, depths), others.groups.ids, self)
+        if options.radial_from == "self" or self.origins is None:
+            middles, cores, elsewhere = radial.centres(self.groups, within), None, False
+        else:
+            others = group(self.origins)
+            middles = np.floor(shape.moments(others).centre + 0.5).astype(np.int32)
+            middles, cores, elsewhere = _aligned(middles, others.ids, self.groups.ids), None, True
             if options.radial_from == "edges":
-                own = np.repeat(self.groups.ids, np.diff(self.groups.begins))
-                cores = np.asarray(self.origins).ravel()[self.groups.pixels] == own
+                cores = np.asarray(self.origins).ravel()[self.groups.pixels] != 0
         return radial.rings(
-            self.groups, within, middles, bins=options.radial_bins, radius=options.radial_radius, cores=cores
+            self.groups,
+            within,
+            middles,
+            bins=options.radial_bins,
+            radius=options.radial_radius,
+            cores=cores,
+            straight=elsewhere,
         )
 
     def weights(self, small: tuple[int, int]) -> granularity.Weights:
@@ -212,17 +218,11 @@ class Objects:
     _weights: tuple[tuple[int, int], granularity.Weights] | None = None
 
 
-def _aligned(middles: NDArray[np.int32], ids: NDArray[np.int32], objects: Objects) -> NDArray[np.int32]:
-    """Return the centre of the object with the same id for every object, -1 where there is none.
-
-    Rings that begin at the centre need it inside the object; for those that begin at edges it only parts the wedges.
-    """
-    own = objects.groups.ids
+def _aligned(middles: NDArray[np.int32], ids: NDArray[np.int32], own: NDArray[np.int32]) -> NDArray[np.int32]:
+    """Return the centre of the object with the same id for every one of our `own` ids, -1 where there is none."""
     aligned = np.full((own.size, 2), -1, np.int32)
     same = np.isin(own, ids)
     aligned[same] = middles[np.searchsorted(ids, own[same])]
-    if objects.options.radial_from == "centres":
-        aligned[np.asarray(objects.labels)[aligned[:, 0], aligned[:, 1]] != own] = -1
     return aligned
 
 

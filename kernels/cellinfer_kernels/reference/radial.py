@@ -29,6 +29,7 @@ def rings(
     bins: int = 4,
     radius: float | None = None,
     cores: NDArray[np.bool_] | None = None,
+    straight: bool = False,
 ) -> Rings:
     """Divide object after object."""
     codes = np.full(groups.pixels.size, -1, np.int16)
@@ -40,6 +41,8 @@ def rings(
             continue
         starts = (ys == y0) & (xs == x0) if cores is None else cores[place]
         away = _distances(groups.shape, ys, xs, starts)
+        if straight:
+            away = np.where(np.isfinite(away), away, np.hypot(ys - y0, xs - x0))
         reach = away + np.sqrt(squared[place]) + 0.001 if radius is None else np.full(away.shape, radius)
         counted = np.isfinite(away) & (~starts | (cores is None))
         ring = np.minimum(np.where(counted, away, 0) / np.where(counted, reach, 1) * bins, bins).astype(int)
