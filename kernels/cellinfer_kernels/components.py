@@ -138,7 +138,8 @@ def label(mask: NDArray[Any], connectivity: int = 1) -> tuple[Labels, int]:
 
 
 @inlined
-def _root(parents: Any, node: Any) -> Any:
+def root_of(parents: Any, node: Any) -> Any:
+    """Return the root of a node of a union-find forest, shortening the way there."""
     while parents[node] != node:
         parents[node] = parents[parents[node]]  # path halving
         node = parents[node]
@@ -206,8 +207,8 @@ def find_components(mask: Any, reach: Any) -> Any:
                 above += 1
             other = above
             while other < first[y] and starts[other] < stops[run] + reach:
-                a = _root(parents, other)
-                b = _root(parents, run)
+                a = root_of(parents, other)
+                b = root_of(parents, run)
                 # The smaller run stays root, so a root is its component's first run in raster order.
                 if a < b:
                     parents[b] = a
@@ -217,7 +218,7 @@ def find_components(mask: Any, reach: Any) -> Any:
     names = np.empty(len(starts), np.int32)
     n = 0
     for run in range(len(starts)):
-        root = _root(parents, run)
+        root = root_of(parents, run)
         if root == run:
             n += 1
             names[run] = n

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cellinfer_kernels._jit import inlined, kernel
-from cellinfer_kernels.components import Groups
+from cellinfer_kernels.components import Groups, root_of
 
 __all__ = ["Spectrum", "Weights", "granularity", "small_shape", "spectrum", "weights"]
 
@@ -439,14 +439,6 @@ def _erode_row(above: Any, here: Any, below: Any, out: Any) -> Any:
         out[x] = max(max(max(above[x], below[x]), max(here[x - 1], here[x + 1])), here[x])
 
 
-@inlined
-def _root(roots: Any, place: Any) -> Any:
-    while roots[place] != place:
-        roots[place] = roots[roots[place]]  # path halving
-        place = roots[place]
-    return place
-
-
 @kernel
 def _reconstruct(start: Any, places: Any, values: Any, levels: Any) -> Any:
     """Reconstruct `start` by dilation from each of its erosions with the cross, without any of the dilations.
@@ -478,7 +470,7 @@ def _reconstruct(start: Any, places: Any, values: Any, levels: Any) -> Any:
         for side in (place - stride, place - 1, place + 1, place + stride):
             if roots[side] < 0:
                 continue
-            part = _root(roots, side)
+            part = root_of(roots, side)
             repeated = False
             for j in range(found):
                 repeated |= parts[j] == part
