@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from cellinfer_kernels._jit import inlined, kernel
-from cellinfer_kernels.components import _root, as_labels, compact
+from cellinfer_kernels.components import as_labels, compact, root_of
 from cellinfer_kernels.matching import _overlaps, pairs_of, passes
 
 MAX_VIEWS = 64
@@ -398,12 +398,12 @@ def _join_kernel(first: Any, second: Any, bits: Any) -> Any:
     parents = np.arange(n_objects)
     members = bits.copy()
     for e in range(len(first)):
-        a, b = _root(parents, first[e]), _root(parents, second[e])
+        a, b = root_of(parents, first[e]), root_of(parents, second[e])
         if a != b and members[a] & members[b] == 0:
             parents[b] = a
             members[a] |= members[b]
     for i in range(n_objects):
-        parents[i] = _root(parents, i)
+        parents[i] = root_of(parents, i)
     return parents
 
 
