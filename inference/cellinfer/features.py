@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from cellinfer.measurement import DEFAULTS, Feature, Options, chosen_families
+from cellinfer.measurement import DEFAULTS, Options, chosen_families
 from cellinfer.quality import IMAGE_FEATURES
 
 
@@ -97,8 +97,7 @@ def feature_table(families: Sequence[str] | None = None, options: Options | None
 
 def _measured(families: Sequence[str] | None, options: Options) -> Iterator[Described]:
     for family in chosen_families(families):
-        declared = (family.features(options), family.channel_features(options), family.pair_features(options))
-        for count, features in enumerate(declared):
+        for count, features in enumerate(family.declared(options)):
             channels = ("<Channel>", "<Channel2>")[:count]
             for feature in features:
                 yield Described(
@@ -107,12 +106,9 @@ def _measured(families: Sequence[str] | None, options: Options) -> Iterator[Desc
                     feature.unit,
                     feature.definition,
                     family.source,
-                    *_checked(feature, family.oracle, family.tolerance),
+                    feature.oracle or family.oracle,
+                    feature.tolerance or family.tolerance,
                 )
-
-
-def _checked(feature: Feature, oracle: str, tolerance: float) -> tuple[str, float]:
-    return feature.oracle or oracle, feature.tolerance or tolerance
 
 
 def _derived() -> Iterator[Described]:

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cellinfer_kernels._jit import inlined, kernel
-from cellinfer_kernels.components import Groups, as_labels, as_mask
+from cellinfer_kernels.components import Groups, as_mask, group
 
 __all__ = ["depth", "depths", "depths_within_image", "nearest"]
 
@@ -120,55 +120,9 @@ def depth(labels: NDArray[Any]) -> NDArray[np.float64]:
     ValueError
         As `cellinfer_kernels.components.as_labels`.
     """
-    return _depth(as_labels(labels))  # type: ignore[no-any-return]
-
-
-@kernel
-def _column_depth(labels: Any) -> Any:
-    """Distance along the column to the nearest pixel of another id or outside the image."""
-    height, width = labels.shape
-    steps = np.ones((height, width), np.int32)
-    for y in range(1, height):
-        for x in range(width):
-            if labels[y, x] == labels[y - 1, x]:
-                steps[y, x] = steps[y - 1, x] + 1
-    for x in range(width):
-        if height > 0:
-            steps[height - 1, x] = 1
-    for y in range(height - 2, -1, -1):
-        for x in range(width):
-            below = steps[y + 1, x] + 1 if labels[y, x] == labels[y + 1, x] else 1
-            steps[y, x] = min(steps[y, x], below)
-    return steps
-
-
-@kernel
-def _depth(labels: Any) -> Any:
-    """Lower envelopes within each horizontal run of one id; the pixels just outside the run are the other ids."""
-    height, width = labels.shape
-    steps = _column_depth(labels)
-    squared = np.zeros((height, width))
-    sites = np.empty(width + 2, np.int64)
-    heights = np.empty(width + 2, np.float64)
-    begins = np.empty(width + 2, np.float64)
-    for y in range(height):
-        stop = 0
-        while stop < width:
-            start = stop
-            while stop < width and labels[y, stop] == labels[y, start]:
-                stop += 1
-            if labels[y, start] == 0:
-                continue
-            count = _add_parabola(sites, heights, begins, 0, start - 1, 0.0)
-            for x in range(start, stop):
-                level = np.float64(steps[y, x]) * steps[y, x]
-                count = _add_parabola(sites, heights, begins, count, x, level)
-            count = _add_parabola(sites, heights, begins, count, stop, 0.0)
-            current = 0
-            for x in range(start, stop):
-                while current + 1 < count and begins[current + 1] < x:
-                    current += 1
-                squared[y, x] = heights[current] + (x - sites[current]) * (x - sites[current])
+    groups = group(labels)
+    squared = np.zeros(groups.shape)
+    squared.ravel()[groups.pixels] = depths(groups)
     return squared
 
 

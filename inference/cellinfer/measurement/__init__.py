@@ -340,8 +340,7 @@ def _described(
 ) -> Mapping[str, Feature]:
     columns: dict[str, Feature] = {}
     for family in chosen_families(families):
-        for count, features in enumerate((family.features, family.channel_features, family.pair_features)):
-            declared = features(options)
+        for count, declared in enumerate(family.declared(options)):
             for chosen in combinations(channels, count):
                 made = {feature.column(name, *chosen): feature for feature in declared}
                 if len(made) < len(declared) or made.keys() & columns.keys():

@@ -31,9 +31,8 @@ def _features(options: Options) -> Features:
 
 def _compute(signal: Signal) -> Values:
     spectrum = signal.plane.spectrum
-    weights = signal.objects.weights(spectrum.levels.shape[:2])
     mean = signal.intensities.mean
-    found = granularity(weights, spectrum, mean)
+    found = granularity(signal.objects.weights, spectrum, mean)
     found[:, ~(mean > 0)] = np.nan  # nothing that a share could be of
     return {f"Granularity_{step + 1}": column for step, column in enumerate(found)}
 

@@ -61,6 +61,7 @@ class Feature:
 
 Features = tuple[Feature, ...]
 
+_FULL_SCALES = {"bool": 1.0, "uint8": 255.0, "uint16": 65535.0}
 _NORMALISED = 16  # values scaled to 0..1 may go somewhat beyond; counts of a camera go far beyond
 
 
@@ -97,6 +98,10 @@ class Family:
     compute_channel: Callable[[Signal], Values] = lambda signal: {}
     compute_pair: Callable[[Signal, Signal], Values] = lambda first, second: {}
 
+    def declared(self, options: Options) -> tuple[Features, Features, Features]:
+        """Return the columns by how many channels (0, 1, 2) they belong to."""
+        return self.features(options), self.channel_features(options), self.pair_features(options)
+
 
 class Plane:
     """One channel of a field; what does not depend on objects is computed once for all of them.
@@ -118,8 +123,8 @@ class Plane:
         """Value of a saturated pixel, see `Options.full_scale`."""
         if self.options.full_scale is not None:
             return float(self.options.full_scale)
-        if self.image.dtype in (np.bool_, np.uint8, np.uint16):
-            return {1: 255.0, 2: 65535.0}[self.image.dtype.itemsize] if self.image.dtype != np.bool_ else 1.0
+        if self.image.dtype.name in _FULL_SCALES:
+            return _FULL_SCALES[self.image.dtype.name]
         largest = self.image.max(initial=0, where=np.isfinite(self.image))
         return 65535.0 if largest > _NORMALISED else 1.0
 
@@ -209,13 +214,11 @@ class Objects:
             straight=elsewhere,
         )
 
-    def weights(self, small: tuple[int, int]) -> granularity.Weights:
-        """Return what each pixel of a subsampled image counts for every object."""
-        if self._weights is None or self._weights[0] != small:
-            self._weights = (small, granularity.weights(self.groups, small))
-        return self._weights[1]
-
-    _weights: tuple[tuple[int, int], granularity.Weights] | None = None
+    @cached_property
+    def weights(self) -> granularity.Weights:
+        """What each pixel of the subsampled image counts for every object."""
+        small = granularity.small_shape(self.groups.shape, self.options.granularity_subsample)
+        return granularity.weights(self.groups, small)
 
 
 def _aligned(middles: NDArray[np.int32], ids: NDArray[np.int32], own: NDArray[np.int32]) -> NDArray[np.int32]:

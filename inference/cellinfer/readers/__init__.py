@@ -23,8 +23,8 @@ from cellinfer.readers.pattern import PatternReader, name_parts
 __all__ = ["Found", "Listing", "Plane", "Reader", "layouts", "read_plate"]
 
 
-def _readers(pattern: str | None) -> tuple[Reader, ...]:
-    """Return all readers; where two are equally sure, the earlier one is taken."""
+def _by_index() -> tuple[Reader, ...]:
+    """Return the readers that go by an index file or by metadata alone."""
     return (
         ImageXpressReader(),
         HarmonyReader(),
@@ -32,14 +32,17 @@ def _readers(pattern: str | None) -> tuple[Reader, ...]:
         InCellReader(),
         OmeZarrReader(),
         LoadDataReader(),
-        OmeTiffReader(pattern),
-        PatternReader(pattern),
     )
+
+
+def _by_name(pattern: str | None) -> tuple[Reader, ...]:
+    """Return the readers that go by file names, at least where nothing else tells."""
+    return (OmeTiffReader(pattern), PatternReader(pattern))
 
 
 def layouts() -> tuple[str, ...]:
     """Return the names that `read_plate` takes as `layout`, `auto` first."""
-    return ("auto", *(reader.name for reader in _readers(None)))
+    return ("auto", *(reader.name for reader in (*_by_index(), *_by_name(None))))
 
 
 def read_plate(
@@ -76,7 +79,6 @@ def read_plate(
         If the folder is not there or holds no image, no layout fits, two files claim one plane, or a channel asked for
         does not exist.
     """
-    readers = _readers(pattern)
     if layout not in layouts():
         close = difflib.get_close_matches(layout, layouts(), n=1)
         hint = f"; did you mean {close[0]!r}?" if close else ""
@@ -84,13 +86,15 @@ def read_plate(
     listing = scan(path)
     if layout == "auto":
         # Who gives a pattern wants names to be read by it, whatever index lies beside the images.
-        reader = _most_sure(readers if pattern is None else readers[-2:], listing, pattern)
+        readers = _by_name(pattern) if pattern is not None else (*_by_index(), *_by_name(None))
+        reader = _most_sure(readers, listing, pattern)
     else:
-        reader = next(reader for reader in readers if reader.name == layout)
+        reader = next(reader for reader in (*_by_index(), *_by_name(pattern)) if reader.name == layout)
     return assemble(listing, reader.read(listing), channels)
 
 
 def _most_sure(readers: tuple[Reader, ...], listing: Listing, pattern: str | None) -> Reader:
+    """Return the reader that is most sure; where two are equally sure, the earlier one."""
     sure = [(confidence, reader) for reader in readers if (confidence := reader.can_read(listing)) is not None]
     if not sure:
         name_parts(listing, pattern)  # raises: says what the files are called and how to give a pattern
