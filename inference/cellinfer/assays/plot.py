@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 # Okabe and Ito's palette: told apart with any colour vision
 _NEGATIVE, _POSITIVE, _OTHER, _CURVE = "#0072B2", "#D55E00", "#8A8A8A", "#222222"
 _TOP = 20
+_TITLE_WIDTH = 130  # characters that surely fit above the picture
 _MOST_PLATES = 8
 
 
@@ -44,7 +46,8 @@ def draw_assay(result: AssayResult, path: Path) -> None:
     _draw_ranking(ranking, result)
     _draw_plate(plate, result, figure)
     first, _, rest = result.verdict.partition("). ")
-    figure.suptitle(_literal(first + (").\n" + rest if rest else "")), fontsize=12, x=0.01, ha="left")
+    lines = [line for part in (first + ")." * bool(rest), rest) for line in textwrap.wrap(part, _TITLE_WIDTH)]
+    figure.suptitle(_literal("\n".join(lines)), fontsize=12, x=0.01, ha="left")
     figure.savefig(path, dpi=110, format="png")
 
 
