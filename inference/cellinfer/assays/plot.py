@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 # Okabe and Ito's palette: told apart with any colour vision
 _NEGATIVE, _POSITIVE, _OTHER, _CURVE = "#0072B2", "#D55E00", "#8A8A8A", "#222222"
 _TOP = 20
-_TITLE_WIDTH = 130  # characters that surely fit above the picture
+_TITLE_WIDTH = 145  # characters that surely fit above the picture
 _MOST_PLATES = 8
 
 
