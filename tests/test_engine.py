@@ -43,7 +43,7 @@ def plate(tmp_path: Path) -> Path:
 
 
 def analyse(plate: Path, out: Path, **options: Any) -> RunResult:
-    return run(plate, out, settings=options.pop("settings", SETTINGS), device="cpu", workers=2, **options)
+    return run(plate, out, settings=options.pop("settings", SETTINGS), device="cpu", threads=2, **options)
 
 
 def contents(out: Path) -> dict[str, bytes]:
@@ -286,10 +286,10 @@ def test_a_bug_in_one_field_does_not_cost_the_plate(
 
     real = Pipeline.analyse
 
-    def analyse_or_break(self: Pipeline, field: Any) -> Any:
+    def analyse_or_break(self: Pipeline, field: Any, *images: Any) -> Any:
         if getattr(field, "key", None) and field.key.well == "A02":
             raise ZeroDivisionError("oops")
-        return real(self, field)
+        return real(self, field, *images)
 
     monkeypatch.setattr(Pipeline, "analyse", analyse_or_break)
     result = analyse(plate, tmp_path / "out")
@@ -367,7 +367,7 @@ PROGRAM = """
 import sys
 from cellinfer.engine import run
 from cellinfer.pipeline import Settings
-run(sys.argv[1], sys.argv[2], settings=Settings(diameter=22), device="cpu", workers=2,
+run(sys.argv[1], sys.argv[2], settings=Settings(diameter=22), device="cpu", threads=2,
     progress=lambda state: print(state.done, flush=True))
 """
 

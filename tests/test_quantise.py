@@ -220,15 +220,15 @@ def test_a_folder_goes_on_in_the_precision_it_was_begun_in(with_variant: Path, t
 
     plate = simulate.simulate_plate(tmp_path / "plate", wells=1).images
     out = tmp_path / "out"
-    begun = engine.run(plate, out, precision="int8", device="cpu", workers=1)
+    begun = engine.run(plate, out, precision="int8", device="cpu", threads=1)
     info: dict[str, Any] = json.loads((out / "run.json").read_text())
     assert (begun.precision, info["precision"]["precision"]) == ("int8", "int8")
     with_variant.write_text(json.dumps({}))  # auto would have to measure, and might choose otherwise
-    again = engine.run(plate, out, device="cpu", workers=1)
+    again = engine.run(plate, out, device="cpu", threads=1)
     assert (again.precision, again.reused) == ("int8", again.fields)
     info = json.loads((out / "run.json").read_text())
     assert info["precision"] == {"precision": "int8", "why": "the folder was begun in it", "ratio": None}
-    other = engine.run(plate, out, precision="float32", device="cpu", workers=1)
+    other = engine.run(plate, out, precision="float32", device="cpu", threads=1)
     assert (other.precision, other.reused) == ("float32", 0)
 
 
@@ -243,9 +243,9 @@ def test_a_folder_begun_in_int8_is_done_again_on_a_gpu(
 
     plate = simulate.simulate_plate(tmp_path / "plate", wells=1).images
     out = tmp_path / "out"
-    engine.run(plate, out, precision="int8", device="cpu", workers=1)
+    engine.run(plate, out, precision="int8", device="cpu", threads=1)
     monkeypatch.setattr(engine, "open_session", elsewhere)
-    result = engine.run(plate, out, device="cuda", workers=1)
+    result = engine.run(plate, out, device="cuda", threads=1)
     assert (result.precision, result.reused) == ("float32", 0)
     assert any("begun in int8" in note and "done again in float32" in note for note in result.notes)
 

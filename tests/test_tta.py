@@ -162,7 +162,7 @@ def test_a_run_writes_agreement_uncertainty_and_what_it_took_for_granted(dubious
     ):
         tifffile.imwrite(plate / f"{well}_s1_DNA.tif", image)
     settings = Settings(diameter=22, tta="adaptive")
-    result = run(plate, tmp_path / "out", settings=settings, device="cpu", precision="float32", workers=1)
+    result = run(plate, tmp_path / "out", settings=settings, device="cpu", precision="float32", threads=1)
     assert result.complete
     assert any("1 of 3 fields" in note and "--invert" in note for note in result.notes)
     nuclei = pd.read_parquet(tmp_path / "out" / "Nuclei.parquet")
@@ -173,13 +173,13 @@ def test_a_run_writes_agreement_uncertainty_and_what_it_took_for_granted(dubious
     assert not all(image.any() for image in doubt)
     expected = segment_image(dubious["DNA"], open_session("nuclei", "cpu", 1), diameter=22, tta="adaptive").uncertainty
     assert any(np.array_equal(image, expected) for image in doubt)
-    again = run(plate, tmp_path / "out", settings=settings, device="cpu", workers=1)
+    again = run(plate, tmp_path / "out", settings=settings, device="cpu", threads=1)
     assert again.reused == 3
     assert again.notes == result.notes
     mine = tmp_path / "out" / "labels" / "Corrected" / "plate_A01_s1_t1.ome.tiff"
     mine.parent.mkdir()
     mine.write_bytes(b"by hand")
-    run(plate, tmp_path / "out", settings=Settings(diameter=22), device="cpu", precision="float32", workers=1)
+    run(plate, tmp_path / "out", settings=Settings(diameter=22), device="cpu", precision="float32", threads=1)
     assert {path.name for path in (tmp_path / "out" / "labels").iterdir()} == {"Nuclei", "Cells", "Corrected"}
     assert mine.is_file()
 

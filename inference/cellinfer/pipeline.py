@@ -176,13 +176,32 @@ class Pipeline:
         self.settings = settings or Settings()
         check_merge(session, self.settings.merge)
 
-    def analyse(self, field: Field | Images | NDArray[Any]) -> FieldResult:
+    def read(self, field: Field) -> dict[str, NDArray[Any]]:
+        """Read every channel of a plate's field.
+
+        Returns
+        -------
+        dict
+            Channel -> `(H, W)`, see `cellinfer.images.read_channel`.
+
+        Raises
+        ------
+        ImageError
+            If a plane cannot be read.
+        InputError
+            If planes differ in size.
+        """
+        return read_images(field)
+
+    def analyse(self, field: Field | Images | NDArray[Any], images: Images | None = None) -> FieldResult:
         """Analyse one field.
 
         Parameters
         ----------
         field
             A plate's `Field`, a mapping of channel names to `(H, W)` arrays, or one `(H, W)` array of nuclei.
+        images
+            What `read` gave for a plate's field, if it has been read already.
 
         Returns
         -------
@@ -197,8 +216,11 @@ class Pipeline:
             If a channel is missing, or planes differ in size.
         """
         seconds: dict[str, float] = {}
-        with _timed(seconds, "read"):
-            images = read_images(field) if isinstance(field, Field) else _as_images(field, self.settings)
+        if not isinstance(field, Field):
+            images = _as_images(field, self.settings)
+        elif images is None:
+            with _timed(seconds, "read"):
+                images = self.read(field)
         settings = resolve_channels(self.settings, tuple(images))
         assert settings.nuclei is not None
         with _timed(seconds, "segment"):

@@ -15,6 +15,7 @@ import numpy as np
 from cellinfer_models import IntegrityError
 from numpy.typing import NDArray
 
+from cellinfer.batching import Batcher
 from cellinfer.cards import ModelCard, card_from_metadata
 from cellinfer.decoders import check_options, find_decoder
 from cellinfer.errors import DeviceError, EngineError, ModelError
@@ -57,6 +58,24 @@ class Session:
     threads: int
     _engine: onnxruntime.InferenceSession
     choice: Choice = _AS_ASKED
+    _batcher: Batcher | None = None
+
+    def shared(self, batch: int) -> Session:
+        """Return the same session for several threads whose tiles go through the network together.
+
+        Parameters
+        ----------
+        batch
+            Most tiles at a time; 1 leaves each thread to itself. On a GPU every batch is filled up to it.
+        """
+        if batch <= 1:
+            return replace(self, _batcher=None)
+        return replace(self, _batcher=Batcher(self._run, batch, fill=self.device != "cpu"))
+
+    @property
+    def batch(self) -> int:
+        """Tiles that one call of the network may take."""
+        return 1 if self._batcher is None else self._batcher.size
 
     @property
     def precision(self) -> str:
@@ -85,6 +104,9 @@ class Session:
             finite.
         """
         self._check(batch)
+        return self._run(batch) if self._batcher is None else self._batcher.run(batch)
+
+    def _run(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:
         try:
             (output,) = self._engine.run(None, {self._engine.get_inputs()[0].name: batch})
         except Exception as error:  # onnxruntime raises a dozen unrelated types, for lack of memory too
@@ -92,7 +114,7 @@ class Session:
                 raise EngineError(f"The network {self.card.name!r} failed on {self.device}: {error}") from error
             _log.warning("the network failed on %d tiles (%s): trying half of them", len(batch), error)
             half = len(batch) // 2
-            return np.concatenate([self.run(batch[:half]), self.run(batch[half:])])
+            return np.concatenate([self._run(batch[:half]), self._run(batch[half:])])
         fields = np.asarray(output, dtype=np.float32)
         # Extremes pass NaN on, and unlike `isfinite` of every value need no memory.
         if not (np.isfinite(fields.min(initial=0)) and np.isfinite(fields.max(initial=0))):

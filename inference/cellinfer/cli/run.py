@@ -72,7 +72,21 @@ def run(
     ] = None,
     pattern: PatternOption = None,
     layout: LayoutOption = "auto",
-    workers: Annotated[int, typer.Option(help="Fields at the same time; 0: one per core.", min=0)] = 0,
+    workers: Annotated[
+        int, typer.Option(help="Processes that analyse fields; 0: by the machine and the plate.", min=0)
+    ] = 0,
+    threads: Annotated[int, typer.Option(help="Cores to use in all, one field on each; 0: every core.", min=0)] = 0,
+    readers: Annotated[int, typer.Option(help="Threads that read, per process; 0: chosen.", min=0)] = 0,
+    batch: Annotated[
+        int, typer.Option(help="Tiles of several fields per call of the network; 0: 1 on CPU, 8 on GPU.", min=0)
+    ] = 0,
+    memory: Annotated[
+        str | None,
+        typer.Option(help="Memory that the whole run may take: 4G, 800M.", show_default="most of what is free"),
+    ] = None,
+    scheduler: Annotated[
+        str | None, typer.Option(help="Address or scheduler file of a dask cluster that does the fields.")
+    ] = None,
     csv: Annotated[bool, typer.Option("--csv", help="Also write the tables as CSV.")] = False,
     fresh: Annotated[bool, typer.Option("--fresh", help="Do every field again.")] = False,
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Try failed fields again.")] = False,
@@ -110,6 +124,11 @@ def run(
             layout=layout,
             channels=parse_channels(channel),
             workers=workers,
+            threads=threads,
+            readers=readers,
+            batch=batch,
+            memory=memory,
+            scheduler=scheduler,
             csv=csv,
             fresh=fresh,
             retry_failed=retry_failed,

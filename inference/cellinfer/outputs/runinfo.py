@@ -16,13 +16,20 @@ from cellinfer.plate import Plate
 
 if TYPE_CHECKING:
     from cellinfer.engine import RunResult
+    from cellinfer.engine._plan import Plan
     from cellinfer.pipeline import Pipeline
 
 _PACKAGES = ("numpy", "numba", "pandas", "pyarrow", "opencv-python-headless", "tifffile", "imagecodecs", "scipy")
 
 
 def write_run_info(
-    folder: Path, plate: Plate, pipeline: Pipeline, result: RunResult, stages: dict[str, float], workers: int
+    folder: Path,
+    plate: Plate,
+    pipeline: Pipeline,
+    result: RunResult,
+    stages: dict[str, float],
+    plan: Plan,
+    scheduler: str | None,
 ) -> None:
     """Write `run.json` into a result folder."""
     session = pipeline.session
@@ -35,7 +42,8 @@ def write_run_info(
             "sha256": session.sha256,
             "license": session.card.license,
         },
-        "device": {"name": session.device, "workers": workers, "threads_per_worker": session.threads},
+        "device": {"name": session.device},
+        "plan": {"dask": scheduler} if scheduler else asdict(plan),
         "precision": asdict(session.choice),
         "configuration": asdict(pipeline.settings) | {"diameter_assumed": result.diameter_assumed},
         "input": {

@@ -31,6 +31,7 @@ __all__ = [
     "check_segmentation_options",
     "estimate_diameter",
     "median_diameter",
+    "network_scale",
     "normalise",
     "segment_image",
 ]
@@ -153,6 +154,11 @@ def segment_image(
         constant=constant,
         notes=notes,
     )
+
+
+def network_scale(diameter: float, session: Session) -> float:
+    """Return the factor by which an image with objects of this diameter (pixels) is resized for a model."""
+    return Network.for_objects(diameter, session).scale
 
 
 def _agreed(network: Network, pixels: NDArray[np.float32], tta: Tta, merge: Merge) -> Agreed:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 
 import cv2
@@ -10,9 +11,12 @@ from cellinfer_kernels.views import augment, restore
 from numpy.typing import NDArray
 
 from cellinfer.decoders import Decoder, decode, find_decoder
+from cellinfer.errors import EngineError
 from cellinfer.sessions import Session
 from cellinfer.tiling import predict
 
+_log = logging.getLogger(__name__)
+_SMALLEST_TILE = 128
 LARGEST_SCALE = 4.0
 """Farthest that an image is enlarged or reduced."""
 
@@ -69,15 +73,33 @@ class Network:
 
     def _fields(self, pixels: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return the output at the image's size, unless its decoder wants it as the network gives it."""
-        card = self.session.card
-        resized = self._resized(pixels)
-        fields = predict(
-            self.session.run, resized, tile=card.tile, halo=card.halo, multiple=card.multiple, stride=card.stride
-        )
+        fields = self._predict(self._resized(pixels))
         height, width = pixels.shape[1:]
         if not self.decoder.resized or fields.shape[1:] == (height, width):
             return fields
         return np.stack([cv2.resize(field, (width, height), interpolation=cv2.INTER_LINEAR) for field in fields])
+
+    def _predict(self, pixels: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Run the network in tiles; where the engine fails, which is most often for lack of memory, in smaller ones."""
+        card, tile = self.session.card, self.session.card.tile
+        while True:
+            try:
+                return predict(
+                    self.session.run,
+                    pixels,
+                    tile=tile,
+                    halo=card.halo,
+                    multiple=card.multiple,
+                    stride=card.stride,
+                    batch=self.session.batch,
+                )
+            except EngineError as error:
+                smaller = tile // 2 // card.multiple * card.multiple
+                engine_failed = error.__cause__ is not None
+                if not engine_failed or smaller < max(_SMALLEST_TILE, 4 * card.halo):
+                    raise
+                _log.warning("%s: trying tiles of %d instead of %d pixels", error, smaller, tile)
+                tile = smaller
 
     def _size(self, shape: tuple[int, int]) -> tuple[int, int]:
         """Return the height and width at which the network sees an image of a shape."""

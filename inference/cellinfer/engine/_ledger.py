@@ -1,0 +1,219 @@
+"""What a result folder holds already, what is still to do, and the tables made of it all."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import cellinfer_models
+import pyarrow as pa
+
+from cellinfer._version import __version__
+from cellinfer.engine._job import LABELS, Job, Outcome, digest
+from cellinfer.errors import OutputError
+from cellinfer.journal import Journal, field_name, fingerprint
+from cellinfer.outputs.tables import image_row, read_shard, tables_of
+from cellinfer.pipeline import KEY_COLUMNS, Pipeline, empty_result, plate_diameter
+from cellinfer.plate import Field, Plate
+
+_GLANCES = 8
+"""Threads that look at files which may have changed: that is waiting, most of all."""
+
+
+@dataclass
+class State:
+    """How far a run is; handed to the progress callback after each field."""
+
+    total: int
+    done: int = 0
+    reused: int = 0
+    failed: int = 0
+    cells: int = 0
+    message: str = ""
+
+
+Progress = Callable[[State], None]
+
+
+class Ledger:
+    """The fields of one run in their result folder: which are done, which are to do, and what became of them."""
+
+    def __init__(
+        self,
+        plate: Plate,
+        folder: Path,
+        pipeline: Pipeline,
+        model: str | Path,
+        *,
+        fresh: bool,
+        retry_failed: bool,
+        report: Progress,
+    ) -> None:
+        self.plate, self.folder, self.report = plate, folder, report
+        self.journal = Journal(folder / "journal.jsonl")
+        self.state = State(total=len(plate.fields))
+        self.notes: list[str] = []
+        self.flagged: list[str] = []
+        self.remarked: Counter[str] = Counter()
+        self._retry_failed = retry_failed
+        earlier = self.journal.header.get("plate", [plate.name])[0]
+        if earlier != plate.name and not fresh:
+            raise OutputError(
+                f"{folder} holds the results of another plate, {earlier!r}: choose another --out for {plate.name!r}, "
+                "or --fresh to replace them."
+            )
+        self.diameter, self.assumed = self._settle_diameter(pipeline, fresh)
+        self.pipeline = pipeline.resolved(diameter=self.diameter)
+        self.job = self._job(model)
+        self._fresh = fresh
+
+    def _job(self, model: str | Path) -> Job:
+        session = self.pipeline.session
+        bundled = isinstance(model, str) and model in cellinfer_models.registry()
+        return Job(
+            model=str(model) if bundled else str(Path(model).absolute()),
+            sha256=session.sha256,
+            device="cpu" if session.device == "cpu" else "cuda",
+            precision=session.choice.precision if bundled else "auto",
+            settings=self.pipeline.settings,
+            root=self.plate.root,
+            folder=self.folder,
+            pixel_size=self.plate.pixel_size,
+            configuration=_configuration(self.pipeline),
+        )
+
+    def _settle_diameter(self, pipeline: Pipeline, fresh: bool) -> tuple[float, bool]:
+        """Return the plate's nucleus diameter, and whether it is the model's own for want of a better one.
+
+        An estimate holds for later runs of the same plate with the same settings; the lack of one does not.
+        """
+        header = {"configuration": _configuration(pipeline), "plate": [self.plate.name, str(self.plate.root)]}
+        known = self.journal.header
+        if not fresh and known and known.get("configuration") != header["configuration"]:
+            self.notes.append("settings or model differ from the last run's: all fields were done again")
+        if not fresh and known.get("diameter") and all(known.get(key) == value for key, value in header.items()):
+            return float(known["diameter"]), False
+        diameter = pipeline.settings.diameter
+        if diameter is None:
+            self.report(replace(self.state, message="estimating the size of nuclei"))
+            diameter = plate_diameter(pipeline, list(self.plate.fields))
+        self.journal.begin(
+            header | {"diameter": diameter, "version": __version__, "model_sha256": pipeline.session.sha256}
+        )
+        return (pipeline.session.card.diameter, True) if diameter is None else (diameter, False)
+
+    def todo(self) -> list[Field]:
+        """Return the fields that have no results, or not those of today's pixels, model and settings."""
+        fields = [f for f in self.plate.fields if self._fresh or field_name(f) not in self.journal.entries]
+        if len(fields) < len(self.plate.fields):
+            self.report(replace(self.state, message="looking for what has changed"))
+            with ThreadPoolExecutor(_GLANCES) as pool:
+                done = list(pool.map(self._is_done, self.plate.fields))
+            fields = [f for f, is_done in zip(self.plate.fields, done, strict=True) if not is_done]
+        self.state.reused = self.state.done = self.state.total - len(fields)
+        self.state.failed = len(set(self.failures()) - {field_name(f) for f in fields})
+        self.report(self.state)
+        return fields
+
+    def begin(self) -> None:
+        """Until the tables are written anew, leave nothing that says that they are complete."""
+        (self.folder / "run.json").unlink(missing_ok=True)
+        if (self.folder / "assay" / "assay.json").is_file():
+            shutil.rmtree(self.folder / "assay", ignore_errors=True)
+            self.notes.append("the assay results of the earlier tables were removed: run `cellinfer assay` again")
+
+    def note(self, outcome: Outcome) -> None:
+        """Write down what became of a field."""
+        self.journal.add(outcome.entry)
+        self.state.done += 1
+        self.state.cells += outcome.cells
+        self.state.failed += outcome.entry.status == "failed"
+        self.report(self.state)
+
+    def tidy(self) -> None:
+        """Remove results that this run would not have written: of other fields or of views no longer asked."""
+        good = [field_name(f) for f in self.analysed()]
+        kept = {path for name in good for path in (self.job.shard(name), *self.job.labels(name).values())}
+        written = (path for kind in LABELS for path in (self.folder / "labels" / kind).glob("*.ome.tiff"))
+        for path in {*(self.folder / "fields").glob("*.arrows"), *written} - kept:
+            path.unlink(missing_ok=True)
+        for kind in LABELS:
+            with suppress(OSError):  # not empty, or never made
+                (self.folder / "labels" / kind).rmdir()
+
+    def analysed(self) -> list[Field]:
+        """Fields that have results."""
+        return [f for f in self.plate.fields if self.journal.entries[field_name(f)].status == "ok"]
+
+    def template(self) -> dict[str, pa.Table]:
+        """Tables of a field that lacks nothing, which set the columns of the plate's tables."""
+        empty = empty_result(self.pipeline, self.plate.fields[0], self.plate.channels)
+        empty.image |= {"Image_Status": "ok", "Image_Reason": ""}
+        return tables_of(empty)
+
+    def tables(self) -> Iterator[dict[str, pa.Table]]:
+        """Tables of every field in plate order; a failed field has its own row alone."""
+        for f in self.plate.fields:
+            entry = self.journal.entries[field_name(f)]
+            if entry.status == "ok":
+                # The number is the field's place among those there are now, not when it was analysed.
+                shard = read_shard(self.job.shard(entry.field))
+                if flags := shard["Image"]["Image_QC_Flags"][0].as_py():
+                    self.flagged.append(flags)
+                if remarks := shard["Image"]["Image_Segmentation_Notes"][0].as_py():
+                    self.remarked[remarks] += 1
+                yield {name: _with_number(table, f.number) for name, table in shard.items()}
+            else:
+                row = dict(zip(KEY_COLUMNS, (*f.key, f.number), strict=True))
+                yield {"Image": image_row(row | {"Image_Status": "failed", "Image_Reason": entry.reason})}
+
+    def failures(self) -> dict[str, str]:
+        """Field name -> reason, of this plate's fields that failed."""
+        entries = (self.journal.entries.get(field_name(f)) for f in self.plate.fields)
+        return {e.field: e.reason for e in entries if e and e.status == "failed"}
+
+    def stage_seconds(self) -> dict[str, float]:
+        """Wall time by stage, summed over the fields whose results are in use."""
+        total: dict[str, float] = {}
+        for f in self.plate.fields:
+            for stage, seconds in self.journal.entries[field_name(f)].seconds.items():
+                total[stage] = total.get(stage, 0.0) + seconds
+        return {stage: round(seconds, 3) for stage, seconds in total.items()}
+
+    def label_paths(self, field: Field) -> dict[str, Path]:
+        """Where the label images of a field are, and with test-time augmentation its uncertainty image."""
+        return self.job.labels(field_name(field))
+
+    def _is_done(self, field: Field) -> bool:
+        name = field_name(field)
+        entry = self.journal.entries.get(name)
+        if entry is None or self._fresh:
+            return False
+        if entry.status != "ok" and (entry.retryable or self._retry_failed):
+            return False
+        if entry.fingerprint != fingerprint(field, self.job.configuration):
+            return False
+        if entry.status != "ok":
+            return True
+        shard = self.job.shard(name)
+        labels = self.job.labels(name).values()
+        return shard.is_file() and digest(shard) == entry.digest and all(path.is_file() for path in labels)
+
+
+def _configuration(pipeline: Pipeline) -> str:
+    """Return a digest of everything but the pixels that decides a field's result."""
+    content = [__version__, pipeline.session.sha256, asdict(pipeline.settings)]
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _with_number(table: pa.Table, number: int) -> pa.Table:
+    index = table.schema.get_field_index("ImageNumber")
+    field = table.schema.field(index)
+    return table.set_column(index, field, pa.array([number] * len(table), field.type))

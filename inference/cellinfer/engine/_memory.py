@@ -1,0 +1,126 @@
+"""How much memory there is, how much a field needs, and room for no more fields than fit."""
+
+from __future__ import annotations
+
+import os
+import re
+import threading
+from contextlib import suppress
+from pathlib import Path
+
+from cellinfer.errors import CellinferError, EngineError, InputError
+from cellinfer.images import read_header
+from cellinfer.plate import Field
+
+BASE = 450 * 2**20
+"""Bytes that a process holds besides fields: the interpreter, compiled kernels, the network and its buffers."""
+_PER_PIXEL, _PER_PLANE = 90, 20
+"""Bytes that a field needs at its peak, per pixel and per pixel of each channel (see docs/engine.md)."""
+_SHARE = 0.7
+_UNITS = {"": 1, "k": 2**10, "m": 2**20, "g": 2**30, "t": 2**40}
+_CGROUPS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
+
+
+def parse_memory(text: str | int) -> int:
+    """Read a number of bytes such as `"4G"`, `"800M"` or `4294967296`; units count in steps of 1,024.
+
+    Raises
+    ------
+    InputError
+        If it is no such number.
+    """
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]?)(?:i?b)?\s*", str(text), re.IGNORECASE)
+    size = int(float(match[1]) * _UNITS[match[2].lower()]) if match else 0
+    if size <= 0:
+        raise InputError(f"The memory {text!r} is no size: say, for example, --memory 4G.")
+    return size
+
+
+def usable_memory() -> int:
+    """Return how many bytes a run takes without being told: most of what is free now, within the container's limit."""
+    free = _free()
+    for path in _CGROUPS:
+        with suppress(OSError, ValueError):  # "max", or no such file
+            free = min(free, int(Path(path).read_text(encoding="ascii")))
+    return int(_SHARE * free)
+
+
+def _free() -> int:
+    with suppress(OSError):
+        for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    if os.name == "nt":
+        return _free_on_windows()
+    with suppress(ValueError, OSError, AttributeError):
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
+    return 4 * 2**30
+
+
+def _free_on_windows() -> int:
+    import ctypes
+
+    status = (ctypes.c_ulonglong * 8)()
+    ctypes.memset(status, 0, ctypes.sizeof(status))
+    ctypes.cast(status, ctypes.POINTER(ctypes.c_uint32))[0] = ctypes.sizeof(status)
+    ctypes.windll.kernel32.GlobalMemoryStatusEx(ctypes.byref(status))  # type: ignore[attr-defined,unused-ignore]
+    return int(status[2])  # ullAvailPhys
+
+
+def field_bytes(field: Field, enlarged: float = 1.0) -> int:
+    """Return how many bytes a field needs at its peak, by the header of its first plane; 0 if that cannot be read.
+
+    Parameters
+    ----------
+    field
+        The field.
+    enlarged
+        Factor by which the image is enlarged for the network.
+    """
+    planes = [refs[0] for refs in field.images.values() if refs]
+    if not planes:
+        return 0
+    try:
+        height, width = read_header(planes[0]).shape[:2]
+    except CellinferError:
+        return 0  # reading it will say what is wrong
+    return round(height * width * (_PER_PIXEL * max(1.0, enlarged) ** 2 + _PER_PLANE * len(planes)))
+
+
+class Room:
+    """Bytes that fields in work may take together.
+
+    Parameters
+    ----------
+    size
+        Bytes.
+    """
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self._free = size
+        self._changed = threading.Condition()
+
+    def refusal(self, need: int) -> EngineError:
+        """Return why a field is refused that would not even fit alone."""
+        return EngineError(
+            f"the field needs about {gigabytes(need)} of memory and {gigabytes(self.size)} are allowed for fields: "
+            "allow more with --memory, on a machine that has it"
+        )
+
+    def take(self, need: int) -> None:
+        """Wait until there is room for `need` bytes, and take it."""
+        with self._changed:
+            self._changed.wait_for(lambda: need <= self._free)
+            self._free -= need
+
+    def give_back(self, need: int) -> None:
+        """Give room back."""
+        with self._changed:
+            self._free += need
+            self._changed.notify_all()
+
+
+def gigabytes(size: int) -> str:
+    """Return a number of bytes for people."""
+    return f"{size / 2**30:.1f} GB"

@@ -1,0 +1,199 @@
+"""Fields in processes of their own, each of which works as this one would alone.
+
+A process is started as `python -m cellinfer.engine._child` and spoken to over its standard streams: nothing is forked,
+and the user's own script is not imported again. A process that dies takes nothing along but the fields it had in
+work; another is started in its place.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import queue
+import struct
+import subprocess
+import sys
+import threading
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import IO, Any
+
+from cellinfer.engine._job import Job, Outcome
+from cellinfer.engine._plan import Plan
+from cellinfer.engine._threads import Lost
+from cellinfer.errors import EngineError
+from cellinfer.journal import field_name
+from cellinfer.plate import Field
+
+_LENGTH = struct.Struct("<Q")
+_STILLBORN = 3
+"""Processes in a row that may die before they take a field."""
+
+
+class Ready:
+    """Sent by a process once its model is open."""
+
+
+class Stop:
+    """Sent to a process that shall finish what it has in work and end."""
+
+
+def send(stream: IO[bytes], message: Any) -> None:
+    """Write one message to a stream."""
+    content = pickle.dumps(message, protocol=pickle.HIGHEST_PROTOCOL)
+    stream.write(_LENGTH.pack(len(content)) + content)
+    stream.flush()
+
+
+def receive(stream: IO[bytes]) -> Any:
+    """Read one message from a stream.
+
+    Only ever from the streams of a process that this one has started, or was started by.
+
+    Raises
+    ------
+    EOFError
+        If the other end is gone.
+    """
+    start = stream.read(_LENGTH.size)
+    if len(start) < _LENGTH.size:
+        raise EOFError
+    (length,) = _LENGTH.unpack(start)
+    content = stream.read(length)
+    if len(content) < length:
+        raise EOFError
+    return pickle.loads(content)  # noqa: S301
+
+
+@dataclass
+class _Child:
+    """A process, and the fields it has in work."""
+
+    process: subprocess.Popen[bytes]
+    fields: dict[str, Field] = field(default_factory=dict)
+    ready: bool = False
+
+
+class Processes:
+    """Fields in several processes; see `cellinfer.engine._threads.Executor`.
+
+    Parameters
+    ----------
+    job
+        What is done.
+    plan
+        How many processes, and how each does it.
+    """
+
+    def __init__(self, job: Job, plan: Plan) -> None:
+        self.capacity = plan.workers * plan.in_work
+        self._job, self._plan = job, plan
+        self._inbox: queue.SimpleQueue[tuple[_Child, Any]] = queue.SimpleQueue()
+        self._children: list[_Child] = []
+        self._queued: list[Field] = []
+        self._stillborn = 0
+        for _ in range(plan.workers):
+            self._spawn()
+
+    def submit(self, field: Field) -> None:
+        """See `Executor`."""
+        self._queued.append(field)
+        self._hand_out()
+
+    def finished(self, timeout: float) -> Outcome | Lost | None:
+        """See `Executor`."""
+        try:
+            child, message = self._inbox.get(timeout=timeout)
+        except queue.Empty:
+            return None
+        if isinstance(message, Ready):
+            child.ready, self._stillborn = True, 0
+            self._hand_out()
+        elif isinstance(message, Outcome):
+            child.fields.pop(message.entry.field, None)
+            self._hand_out()
+            return message
+        elif isinstance(message, EOFError):
+            return self._died(child)
+        elif isinstance(message, BaseException):
+            raise message
+        return None
+
+    def stop(self) -> list[Outcome]:
+        """See `Executor`."""
+        self._queued.clear()
+        waiting = [child for child in self._children if child.fields]
+        for child in self._children:
+            self._send(child, Stop())
+        outcomes: list[Outcome] = []
+        while any(child in self._children for child in waiting):
+            try:
+                child, message = self._inbox.get(timeout=0.5)
+            except queue.Empty:
+                continue
+            if isinstance(message, Outcome):
+                outcomes.append(message)
+            elif isinstance(message, BaseException):
+                self._children.remove(child)
+        return outcomes
+
+    def close(self) -> None:
+        """See `Executor`."""
+        for child in self._children:
+            with suppress(OSError):
+                child.process.kill()
+            child.process.wait()
+        self._children.clear()
+
+    def _spawn(self) -> None:
+        environment = os.environ | {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")}
+        process = subprocess.Popen(
+            [sys.executable, "-m", "cellinfer.engine._child"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env=environment,
+            # Ctrl-C goes to this process alone, which tells the others.
+            start_new_session=os.name != "nt",
+            creationflags=getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0),
+        )
+        child = _Child(process)
+        self._children.append(child)
+        self._send(child, (self._job, self._plan))
+        threading.Thread(target=self._listen, args=(child,), daemon=True, name="listen").start()
+
+    def _listen(self, child: _Child) -> None:
+        assert child.process.stdout is not None
+        try:
+            while True:
+                self._inbox.put((child, receive(child.process.stdout)))
+        except (EOFError, OSError, pickle.UnpicklingError):
+            self._inbox.put((child, EOFError()))
+
+    def _send(self, child: _Child, message: Any) -> None:
+        assert child.process.stdin is not None
+        with suppress(OSError):  # it is gone: its listener says so
+            send(child.process.stdin, message)
+
+    def _hand_out(self) -> None:
+        """Give queued fields to the processes that have the fewest."""
+        while self._queued:
+            free = [c for c in self._children if c.ready and len(c.fields) < self._plan.in_work]
+            if not free:
+                return
+            child = min(free, key=lambda c: len(c.fields))
+            field = self._queued.pop(0)
+            child.fields[field_name(field)] = field
+            self._send(child, field)
+
+    def _died(self, child: _Child) -> Lost | None:
+        code = child.process.wait()
+        self._children.remove(child)
+        if not child.ready:
+            self._stillborn += 1
+            if self._stillborn >= _STILLBORN:
+                raise EngineError(
+                    f"Worker processes end before their first field (exit code {code}), most often for lack of memory: "
+                    "take fewer, --workers 1."
+                )
+        self._spawn()
+        return Lost(tuple(child.fields.values())) if child.fields else None
