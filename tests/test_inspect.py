@@ -118,7 +118,7 @@ def test_json_for_programs(plate):
     assert result.exit_code == 0
     found = json.loads(result.stdout)
     assert found == json.loads(json.dumps(inspect(plate).to_dict()))
-    assert found["missing"] == [{"plate": "p", "well": "B12", "site": 2, "time": 1, "channel": "2"}]
+    assert found["missing"] == [{"plate": "p", "well": "B12", "site": 2, "time": 1, "channel": "2", "z": None}]
     assert found["wells"]["p"]["B12"] == {"present": 3, "missing": 1}
     assert found["pixels"][0] == {"channel": "1", "height": 8, "width": 9, "dtype": "uint16", "images": 4}
     assert found["plate_size"] == 96 and found["sites"] == [1, 2] and found["ignored"] == ["notes [bold]x.txt"]

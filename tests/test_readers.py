@@ -287,7 +287,17 @@ def test_an_unknown_channel_is_refused_with_those_that_exist(tmp_path):
 
 
 def test_layouts_are_listed_and_a_wrong_one_refused(tmp_path):
-    indexed = ("imagexpress", "harmony", "cellvoyager", "incell", "ome-zarr", "load-data")
+    indexed = (
+        "imagexpress",
+        "harmony",
+        "cellvoyager",
+        "incell",
+        "micro-manager",
+        "ndtiff",
+        "useq",
+        "ome-zarr",
+        "load-data",
+    )
     assert layouts() == ("auto", *indexed, "ome-tiff", "pattern")
     touch(tmp_path, "A01_DAPI.tif")
     assert read_plate(tmp_path, layout="pattern").layout == "pattern:well-name"

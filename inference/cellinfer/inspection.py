@@ -33,7 +33,9 @@ class WellCount(NamedTuple):
     """How full a well is."""
 
     present: int
+    """Planes that are there; a z-stack counts as one."""
     missing: int
+    """Planes that are not, those of a z-stack one by one."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,7 @@ class Inspection:
     """Planes of the plate, z-stacks counted plane by plane."""
 
     def wells(self) -> dict[str, dict[str, WellCount]]:
-        """Count planes per plate and well, in plate order; a z-stack counts as one."""
+        """Count planes per plate and well, in plate order."""
         present: dict[str, Counter[str]] = defaultdict(Counter)
         missing: dict[str, Counter[str]] = defaultdict(Counter)
         for field in self.plate.fields:
@@ -86,7 +88,7 @@ class Inspection:
             "pixels": [kind._asdict() for kind in self.kinds],
             "headers_checked": self.n_checked,
             "unreadable": list(self.unreadable),
-            "missing": [{**gap.key._asdict(), "channel": gap.channel} for gap in plate.missing],
+            "missing": [{**gap.key._asdict(), "channel": gap.channel, "z": gap.z} for gap in plate.missing],
             "ignored": list(plate.ignored),
             "notes": list(plate.notes),
         }

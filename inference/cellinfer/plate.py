@@ -76,6 +76,8 @@ class Missing:
 
     key: FieldKey
     channel: str
+    z: int | None = None
+    """Plane of a z-stack whose other planes are there; None: the field has nothing of that channel."""
 
 
 @dataclass(frozen=True)
@@ -87,10 +89,10 @@ class Plate:
     layout: str
     """Name of the reader (and pattern) that understood the folder."""
     channels: tuple[str, ...]
-    """Every channel found, in natural order; a field may lack some."""
+    """Every channel found, in the instrument's order if it is known, else by name; a field may lack some."""
     fields: tuple[Field, ...]
     wells: int
-    """Size of the smallest standard plate that holds every well: 6, 12, 24, 48, 96, 384 or 1536."""
+    """Size of the plate: 6, 12, 24, 48, 96, 384 or 1536, the smallest that holds every well where no file says it."""
     missing: tuple[Missing, ...] = ()
     ignored: tuple[str, ...] = ()
     """Files seen and left out (thumbnails, other file types), relative to `root`."""

@@ -115,6 +115,7 @@ def _problems(inspection: Inspection) -> list[str]:
         lines += ["", f"{_many(len(plate.missing), 'plane')} missing:"]
         lines += [
             f"  {gap.key.plate} {gap.key.well} site {gap.key.site} time {gap.key.time} channel {gap.channel}"
+            + ("" if gap.z is None else f" z {gap.z}")
             for gap in plate.missing[:_MISSING_SHOWN]
         ]
         if len(plate.missing) > _MISSING_SHOWN:

@@ -16,9 +16,12 @@ from cellinfer.readers.harmony import HarmonyReader
 from cellinfer.readers.imagexpress import ImageXpressReader
 from cellinfer.readers.incell import InCellReader
 from cellinfer.readers.load_data import LoadDataReader
+from cellinfer.readers.micro_manager import MicroManagerReader
+from cellinfer.readers.ndtiff import NdTiffReader
 from cellinfer.readers.ome_tiff import OmeTiffReader
 from cellinfer.readers.ome_zarr import OmeZarrReader
 from cellinfer.readers.pattern import PatternReader, name_parts
+from cellinfer.readers.useq import UseqReader
 
 __all__ = ["Found", "Listing", "Plane", "Reader", "layouts", "read_plate"]
 
@@ -30,6 +33,9 @@ def _by_index() -> tuple[Reader, ...]:
         HarmonyReader(),
         CellVoyagerReader(),
         InCellReader(),
+        MicroManagerReader(),
+        NdTiffReader(),
+        UseqReader(),
         OmeZarrReader(),
         LoadDataReader(),
     )

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import difflib
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 
 from cellinfer.errors import InputError
 from cellinfer.plate import Field, FieldKey, ImageRef, Missing, Plate, natural_key
 from cellinfer.readers._protocol import Found, Plane
 from cellinfer.readers._scan import Listing
-from cellinfer.wells import plate_size
+from cellinfer.wells import PLATE_FORMATS, plate_size, well_name
 
 _Stack = dict[int | None, ImageRef]
 _Stacks = dict[FieldKey, dict[str, _Stack]]
@@ -40,10 +41,11 @@ def assemble(listing: Listing, found: Found, channels: Mapping[str, str] | None 
     stacks = _stack(found.planes)
     projections = [ref for stack in _all_stacks(stacks) if len(stack) > 1 and (ref := stack.pop(None, None))]
     expected = {*_regular_grid(stacks), *found.expected}
-    names = tuple(sorted({channel for _, channel in expected}, key=natural_key))
+    names = _in_order({channel for _, channel in expected}, found.channels)
     rename = _renaming(names, channels)
     keys = sorted(stacks, key=lambda key: key.order)
     ignored = {*listing.ignored, *found.ignored, *(listing.relative(ref.path) for ref in projections)}
+    ignored |= _unused_stores(listing, found.planes)
     plates = {key.plate for key in keys}
     return Plate(
         name=keys[0].plate if len(plates) == 1 else listing.name,
@@ -54,8 +56,8 @@ def assemble(listing: Listing, found: Found, channels: Mapping[str, str] | None 
             Field(key, {new: _in_z_order(stacks[key][old]) for new, old in rename.items() if old in stacks[key]}, n)
             for n, key in enumerate(keys, start=1)
         ),
-        wells=plate_size({key.well for key in keys}),
-        missing=_missing(stacks, expected, rename),
+        wells=_plate_size({key.well for key in keys}, found.wells),
+        missing=_missing(stacks, expected, _expected_z(stacks, found), rename),
         ignored=tuple(sorted(ignored, key=natural_key)),
         pixel_size=found.pixel_size,
         notes=(*found.notes, *_projection_note(projections)),
@@ -111,7 +113,61 @@ def _regular_grid(stacks: _Stacks) -> set[tuple[FieldKey, str]]:
     }
 
 
-def _missing(stacks: _Stacks, expected: set[tuple[FieldKey, str]], rename: Mapping[str, str]) -> tuple[Missing, ...]:
+def _in_order(names: set[str], known: tuple[str, ...]) -> tuple[str, ...]:
+    """Sort channels: first those whose order the instrument tells, then the others by name."""
+    place = {name: number for number, name in reversed([*enumerate(known)])}
+    return tuple(sorted(names, key=lambda name: (place.get(name, len(known)), natural_key(name))))
+
+
+def _unused_stores(listing: Listing, planes: Iterable[Plane]) -> set[str]:
+    """Return the OME-Zarr plates that no plane comes from, as folders that were left out."""
+    folders = {store: listing.absolute(store) for store in listing.stores}
+    return {
+        f"{store or '.'}/"
+        for store, folder in folders.items()
+        if not any(plane.ref.path.startswith(folder) for plane in planes)
+    }
+
+
+def _plate_size(wells: set[str], grid: tuple[int, int] | None) -> int:
+    """Return the size of the plate that the files tell, of a larger one if there are wells outside of it."""
+    if grid is not None and any(grid[0] <= rows and grid[1] <= columns for rows, columns in PLATE_FORMATS.values()):
+        wells = {*wells, well_name(*grid)}
+    return plate_size(wells)
+
+
+def _expected_z(stacks: _Stacks, found: Found) -> dict[tuple[FieldKey, str], set[int]]:
+    """Say which planes each z-stack should have: those an index promises, and those of half of the stacks like it.
+
+    Stacks are alike that have their plate and channel in common: instruments take fewer planes of some channels. One
+    odd stack of many planes does not make all others incomplete.
+    """
+    counts: dict[tuple[str, str], Counter[int]] = defaultdict(Counter)
+    numbers: Counter[tuple[str, str]] = Counter()
+    for key, channels in stacks.items():
+        for channel, stack in channels.items():
+            if None not in stack:
+                numbers[key.plate, channel] += 1
+                counts[key.plate, channel].update(z for z in stack if z is not None)
+    usual = {like: {z for z, count in planes.items() if 2 * count >= numbers[like]} for like, planes in counts.items()}
+    expected = {
+        (key, channel): usual[key.plate, channel]
+        for key, channels in stacks.items()
+        for channel, stack in channels.items()
+        if None not in stack
+    }
+    for key, channel, z in found.expected_z:
+        if (planes := expected.get((key, channel))) is not None and z not in planes:
+            expected[key, channel] = {*planes, z}
+    return expected
+
+
+def _missing(
+    stacks: _Stacks,
+    expected: set[tuple[FieldKey, str]],
+    expected_z: Mapping[tuple[FieldKey, str], set[int]],
+    rename: Mapping[str, str],
+) -> tuple[Missing, ...]:
     """List expected planes that are not there, in plate order, under the new names of their channels."""
     absent = [
         Missing(key, new)
@@ -119,7 +175,17 @@ def _missing(stacks: _Stacks, expected: set[tuple[FieldKey, str]], rename: Mappi
         for key, channel in expected
         if channel == old and old not in stacks.get(key, {})
     ]
-    return tuple(sorted(absent, key=lambda missing: (missing.key.order, natural_key(missing.channel))))
+    news = defaultdict(list)
+    for new, old in rename.items():
+        news[old].append(new)
+    absent += [
+        Missing(key, new, z)
+        for (key, channel), planes in expected_z.items()
+        for z in planes.difference(stacks[key][channel])
+        for new in news[channel]
+    ]
+    place = {new: number for number, new in enumerate(rename)}
+    return tuple(sorted(absent, key=lambda missing: (missing.key.order, place[missing.channel], missing.z or 0)))
 
 
 def _renaming(names: tuple[str, ...], channels: Mapping[str, str] | None) -> dict[str, str]:

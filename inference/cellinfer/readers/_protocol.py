@@ -27,6 +27,12 @@ class Found:
     planes: list[Plane]
     expected: tuple[tuple[FieldKey, str], ...] = ()
     """(field, channel) pairs that an index file promises, whether their files exist or not."""
+    expected_z: tuple[tuple[FieldKey, str, int], ...] = ()
+    """Planes of z-stacks that an index file promises; those that the other fields' stacks have need not be named."""
+    channels: tuple[str, ...] = ()
+    """Channels in the instrument's own order, as far as it is known; the others follow by name."""
+    wells: tuple[int, int] | None = None
+    """Rows and columns of the plate (the largest of several), if the files say so: few of its wells may be imaged."""
     ignored: tuple[str, ...] = ()
     """Images left out, relative to the root (the files that the listing ignores are added by `assemble`)."""
     pixel_size: float | None = None
