@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from cellinfer.engine import RunResult, run
     from cellinfer.errors import CellinferError
     from cellinfer.evaluation import evaluate
+    from cellinfer.exporting import ExportResult, export
     from cellinfer.features import feature_table
     from cellinfer.inspection import inspect
     from cellinfer.measurement import measure, measure_compartments
@@ -31,6 +32,8 @@ _HOME = {
     "assay": "assays",
     "CellinferError": "errors",
     "evaluate": "evaluation",
+    "export": "exporting",
+    "ExportResult": "exporting",
     "feature_table": "features",
     "Field": "plate",
     "FieldKey": "plate",
@@ -54,6 +57,7 @@ _HOME = {
 
 __all__ = [
     "CellinferError",
+    "ExportResult",
     "Field",
     "FieldKey",
     "FieldResult",
@@ -65,6 +69,7 @@ __all__ = [
     "__version__",
     "assay",
     "evaluate",
+    "export",
     "feature_table",
     "inspect",
     "load",

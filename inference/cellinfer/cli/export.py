@@ -1,0 +1,93 @@
+"""`cellinfer export`: the results of a run, for napari, ImageJ, QuPath, scanpy and pycytominer."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from cellinfer.cli._shared import LayoutOption, PatternOption
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from cellinfer.plate import Plate
+
+
+def export(
+    results: Annotated[Path, typer.Argument(help="Folder of a finished run.", show_default=False)],
+    to: Annotated[
+        str,
+        typer.Option(
+            help="Formats, separated by commas: ome-zarr (napari), roi (ImageJ, Fiji), geojson (QuPath), h5ad "
+            "(AnnData), cytotable (pycytominer).",
+            show_default=False,
+        ),
+    ],
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Folder for the files.", show_default="RESULTS/export")
+    ] = None,
+    ngff: Annotated[str, typer.Option(help="Version of OME-Zarr: 0.5 or 0.4.")] = "0.5",
+    measurements: Annotated[
+        str, typer.Option(help="What GeoJSON holds of each cell: readouts (sizes, intensities, ratios) or all.")
+    ] = "readouts",
+    plate: Annotated[
+        Path | None,
+        typer.Option(help="Folder of the images, for ome-zarr.", show_default="where the run found them"),
+    ] = None,
+    channel: Annotated[
+        list[str] | None,
+        typer.Option(help="NEW=FOUND: channels renamed as in the run, repeatable.", show_default="by file names"),
+    ] = None,
+    pattern: PatternOption = None,
+    layout: LayoutOption = "auto",
+) -> None:
+    """Write the results of a run for other programs."""
+    from cellinfer.cli._shared import announce_compilation, parse_channels
+    from cellinfer.exporting import export as write
+
+    announce_compilation()
+    images: Path | Plate | None = plate
+    if channel or pattern is not None or layout != "auto":
+        from cellinfer.outputs.exports._results import Results
+        from cellinfer.readers import read_plate
+
+        folder = plate or Path(Results(results).info["input"]["folder"])
+        images = read_plate(folder, pattern=pattern, layout=layout, channels=parse_channels(channel))
+    with _progress() as report:
+        result = write(
+            results,
+            to,
+            out,
+            plate=images,
+            ngff=ngff,  # type: ignore[arg-type]
+            measurements=measurements,  # type: ignore[arg-type]
+            progress=report,
+        )
+    left_out = f"; {result.left_out} fields that failed are left out" if result.left_out else ""
+    typer.echo(f"{result.cells:,} cells in {result.fields} fields{left_out}")
+    for name, files in result.files.items():
+        shown = files[0] if len(files) == 1 else f"{len(files)} files in {result.folder / name}"
+        typer.echo(f"{name:<10}{shown}")
+
+
+@contextlib.contextmanager
+def _progress() -> Iterator[Callable[[int, int], None]]:
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    bar = Progress(*columns, console=Console(stderr=True))
+    task = bar.add_task("fields", total=None)
+    try:
+
+        def report(done: int, total: int) -> None:
+            bar.start()  # not before there is something to report: errors come without a bar
+            bar.update(task, total=total, completed=done)
+
+        yield report
+    finally:
+        bar.stop()
