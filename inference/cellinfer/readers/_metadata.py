@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import struct
 from typing import BinaryIO
 from xml.etree.ElementTree import Element, ParseError
@@ -17,6 +18,9 @@ MICROMETRES = {
     "m": 1e6, "cm": 1e4, "mm": 1e3, "µm": 1.0, "μm": 1.0, "um": 1.0, "micron": 1.0, "nm": 1e-3, "pm": 1e-6, "Å": 1e-4,
 }  # fmt: skip
 """Unit -> its length in micrometres (both letters mu)."""
+
+PLATE_TYPE = re.compile(r"[0-9]+[ _-]?wells?([ _-]plate)?", re.IGNORECASE)
+"""Some writers put what kind of plate it is where its name belongs."""
 
 
 def description(path: str) -> str:

@@ -3,19 +3,33 @@
 from __future__ import annotations
 
 import posixpath
+import re
+from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from typing import NamedTuple
 from xml.etree.ElementTree import Element
 
 from cellinfer.errors import InputError
-from cellinfer.plate import FieldKey, ImageRef
-from cellinfer.readers._metadata import children, description, local_name, parse_xml, to_micrometres
+from cellinfer.plate import FieldKey, ImageRef, natural_key
+from cellinfer.readers._metadata import (
+    PLATE_TYPE,
+    children,
+    description,
+    local_name,
+    parse_xml,
+    to_micrometres,
+)
+from cellinfer.readers._positions import place
 from cellinfer.readers._protocol import Found, Plane
 from cellinfer.readers._scan import Listing
 from cellinfer.readers.pattern import NameParts, name_parts, plate_names, recognise, unmatched_note
 from cellinfer.wells import well_name
 
 _TIFF = (".tif", ".tiff")
+_COMPANION = (".companion.ome", ".ome.xml")
+_FILE_NAME = re.compile(r'FileName="([^"]*)"')
+_LONGEST = 256 << 20
+"""Bytes of a companion file at most."""
 _MAX_PLANES = 1_000_000
 """Planes that one image may declare; more is a broken or hostile file."""
 
@@ -58,7 +72,12 @@ class OmeTiffReader:
         self._pattern = pattern
 
     def can_read(self, listing: Listing) -> float | None:
-        """Return 0.9 if the first image has OME-XML that says more than its name does, 0.4 if it says no more."""
+        """Return 0.9 if the first image has OME-XML that says more than its name does, 0.4 if it says no more.
+
+        Also 0.9 if OME-XML lies in a companion file: the images need not have any then.
+        """
+        if _companions(listing) and _companions_name_images(listing):
+            return 0.9
         first = next((path for path in listing.images if path.lower().endswith(_TIFF)), None)
         root = None if first is None else _ome_root(description(listing.absolute(first)))
         if first is None or root is None:
@@ -76,20 +95,50 @@ class OmeTiffReader:
     def read(self, listing: Listing) -> Found:
         """Return the planes of every OME-TIFF below the folder."""
         collected = _Collector(listing, self._pattern)
+        for path in _companions(listing):
+            collected.add_companion(path)
         for path in listing.images:
             if path.lower().endswith(_TIFF) and path not in collected.used:
                 collected.add_file(path)
         if not collected.planes:
             raise InputError(f"no OME-TIFF with planes in {listing.root}: choose another layout")
         unused = tuple(path for path in listing.images if path not in collected.used)
+        planes, expected = collected.told_apart()
+        plates = sorted({plane.key.plate for plane in planes}, key=natural_key)
         return Found(
             layout=self.name,
-            planes=collected.planes,
-            expected=tuple(collected.expected),
+            planes=planes,
+            expected=tuple((key, channel) for key, channel, _ in expected),
+            expected_z=tuple((key, channel, z) for key, channel, z in expected if z is not None),
+            channels=tuple(collected.channels),
+            wells=max(collected.grids, default=None),
             ignored=unused,
             pixel_size=collected.pixel_size,
-            notes=unmatched_note(unused),
+            notes=(
+                *((f"{len(plates)} plates: {', '.join(plates)}",) if len(plates) > 1 else ()),
+                *unmatched_note(unused),
+            ),
         )
+
+
+def _companions(listing: Listing) -> list[str]:
+    return [path for path in listing.ignored if path.lower().endswith(_COMPANION)]
+
+
+def _companions_name_images(listing: Listing) -> bool:
+    """Say whether any image is named in a companion file."""
+    names = {path.rpartition("/")[2] for path in listing.images}
+    texts = (_text(listing.absolute(path)) for path in _companions(listing))
+    return any(not names.isdisjoint(_FILE_NAME.findall(text)) for text in texts)
+
+
+def _text(path: str) -> str:
+    """Read a companion file, empty if it cannot be read."""
+    try:
+        with open(path, encoding="utf-8", errors="replace") as file:  # noqa: PTH123
+            return file.read(_LONGEST)
+    except OSError:
+        return ""
 
 
 @dataclass
@@ -99,11 +148,16 @@ class _Collector:
     listing: Listing
     pattern: str | None
     planes: list[Plane] = field(default_factory=list)
-    expected: list[tuple[FieldKey, str]] = field(default_factory=list)
+    expected: list[tuple[FieldKey, str, int | None]] = field(default_factory=list)
+    channels: dict[str, None] = field(default_factory=dict)
+    grids: set[tuple[int, int]] = field(default_factory=set)
+    """Rows and columns of the plates."""
     used: set[str] = field(default_factory=set)
     pixel_size: float | None = None
     _listed: frozenset[str] = frozenset()
     _companions: set[str] = field(default_factory=set)
+    _folders: list[tuple[int, int, str]] = field(default_factory=list)
+    """Numbers of planes and of expected planes after each document, and the document's folder."""
     _names: dict[str, NameParts] | None = None
     _plates: dict[str, str] = field(default_factory=dict)
 
@@ -117,51 +171,101 @@ class _Collector:
             return
         source = path
         if binary_only := children(root, "BinaryOnly"):
-            source = posixpath.join(posixpath.dirname(path), binary_only[0].get("MetadataFile") or "")
+            source = _join(path, binary_only[0].get("MetadataFile") or "")
             if source in self._companions:
                 return
-            self._companions.add(source)
             root = self._companion(path, source)
-        spots = _spots(root, self.listing.name)
-        images = children(root, "Image")
-        for number, image in enumerate(images, start=1):
-            for pixels in children(image, "Pixels"):
-                self._add_image(pixels, source, spots.get(image.get("ID", "")), number if len(images) > 1 else None)
+        self._add_document(root, source)
+
+    def add_companion(self, path: str) -> None:
+        """Add all planes that a file without pixels describes."""
+        if path not in self._companions and (root := self._document(path)) is not None:
+            self._add_document(root, path)
 
     def _companion(self, path: str, source: str) -> Element:
-        """Parse a companion file; only files inside the plate's folder are opened."""
-        root = None
-        if source in self.listing.ignored:
-            with open(self.listing.absolute(source), encoding="utf-8", errors="replace") as file:  # noqa: PTH123
-                root = _ome_root(file.read())
-        if root is None:
+        """Parse the file that another one keeps its metadata in: OME-XML, or the first OME-TIFF of a set."""
+        root = self._document(source)
+        if root is None or children(root, "BinaryOnly"):
             raise InputError(f"{path} keeps its metadata in {source!r}, which is not there or is no OME-XML")
         return root
 
-    def _add_image(self, pixels: Element, source: str, spot: _Spot | None, number: int | None) -> None:
+    def _document(self, source: str) -> Element | None:
+        """Parse OME-XML; only files inside the plate's folder are opened."""
+        if source in self._listed:
+            return _ome_root(description(self.listing.absolute(source)))
+        return _ome_root(_text(self.listing.absolute(source))) if source in self.listing.ignored else None
+
+    def _add_document(self, root: Element, source: str) -> None:
+        """Add all planes that a document describes."""
+        self._companions.add(source)
+        images = children(root, "Image")
+        folder = posixpath.dirname(source).rpartition("/")[2] or self.listing.name
+        spots = _spots(root, folder, self.grids) or _stage_spots(images, folder)
+        # A file that holds all that its document describes may have been renamed since.
+        one_file = len({uuid.get("FileName") for uuid in root.iter() if local_name(uuid) == "UUID"}) <= 1
+        for number, image in enumerate(images, start=1):
+            for pixels in children(image, "Pixels"):
+                spot = spots.get(image.get("ID", ""))
+                self._add_image(pixels, source, spot, number if len(images) > 1 else None, one_file=one_file)
+        self._folders.append((len(self.planes), len(self.expected), posixpath.dirname(source)))
+
+    def told_apart(self) -> tuple[list[Plane], list[tuple[FieldKey, str, int | None]]]:
+        """Return planes and expected planes, plates of one name in several folders called after these if they clash."""
+        claimed: dict[tuple[FieldKey, str, int | None], str] = {}
+        folders: dict[str, set[str]] = defaultdict(set)
+        clashes: set[str] = set()
+        start = 0
+        for end, _, folder in self._folders:
+            for key, channel, z, _ in self.planes[start:end]:
+                folders[key.plate].add(folder)
+                if claimed.setdefault((key, channel, z), folder) != folder:
+                    clashes.add(key.plate)
+            start = end
+        if not clashes:
+            return self.planes, self.expected
+        several = set().union(*(folders[plate] for plate in clashes))
+        last = {folder: folder.rpartition("/")[2] or self.listing.name for folder in several}
+        names = last if len(set(last.values())) == len(last) else {each: each or self.listing.name for each in last}
+
+        def renamed(key: FieldKey, folder: str) -> FieldKey:
+            return key._replace(plate=names[folder]) if key.plate in clashes else key
+
+        planes: list[Plane] = []
+        expected: list[tuple[FieldKey, str, int | None]] = []
+        for end, promised, folder in self._folders:
+            planes += [plane._replace(key=renamed(plane.key, folder)) for plane in self.planes[len(planes) : end]]
+            expected += [
+                (renamed(key, folder), channel, z) for key, channel, z in self.expected[len(expected) : promised]
+            ]
+        return planes, expected
+
+    def _add_image(
+        self, pixels: Element, source: str, spot: _Spot | None, number: int | None, *, one_file: bool
+    ) -> None:
         """Add the planes of one image; `number` counts the images of a document that has several."""
         if self.pixel_size is None:
             self.pixel_size = to_micrometres(pixels.get("PhysicalSizeX"), pixels.get("PhysicalSizeXUnit"))
         names = _channel_names(pixels)
-        blocks = _blocks(pixels, source)
-        one_file = len({block.filename for block in blocks}) == 1
-        for c, z, t, filename, page in blocks:
+        for c, z, t, filename, page in _blocks(pixels, source):
             path = self._file(source, filename, one_file=one_file)
-            place = spot or self._spot_by_name(path or source, number)
-            key = FieldKey(place.plate, place.well, place.site, t + 1 if _size(pixels, "T") > 1 else place.time)
-            channel = place.channel if place.channel and len(names) == 1 else names[c]
-            self.expected.append((key, channel))
+            if path is None and spot is None and source not in self._listed:
+                continue  # nothing says where an image was taken that is not there
+            at = spot or self._spot_by_name(path or source, number)
+            key = FieldKey(at.plate, at.well, at.site, t + 1 if _size(pixels, "T") > 1 else at.time)
+            channel = at.channel if at.channel and len(names) == 1 else names[c]
+            depth = z + 1 if _size(pixels, "Z") > 1 else at.z
+            self.expected.append((key, channel, depth))
+            self.channels[channel] = None
             if path is not None:
                 self.used.add(path)
-                depth = z + 1 if _size(pixels, "Z") > 1 else place.z
                 self.planes.append(Plane(key, channel, depth, ImageRef(self.listing.absolute(path), (page,))))
 
     def _file(self, source: str, filename: str | None, *, one_file: bool) -> str | None:
         """Find the listed file that holds a plane; None if it is not there.
 
-        A file that holds its whole image may have been renamed since: its document still names the old file.
+        With `one_file`, the document's own file is meant whatever it is called now.
         """
-        path = source if filename is None else posixpath.join(posixpath.dirname(source), filename)
+        path = source if filename is None else _join(source, filename)
         if path in self._listed:
             return path
         return source if one_file and source in self._listed else None
@@ -175,6 +279,11 @@ class _Collector:
         if parts is None:
             raise InputError(f"{path}: neither its OME-XML nor its name says the well; name the wells with --pattern")
         return _Spot(self._plates[path], parts.well, number or parts.site, parts.channel, parts.z, parts.time)
+
+
+def _join(beside: str, name: str) -> str:
+    """Return the path of a file that is named in a file beside it, by whatever system."""
+    return posixpath.normpath(posixpath.join(posixpath.dirname(beside), name.replace("\\", "/")))
 
 
 def _ome_root(text: str) -> Element | None:
@@ -191,6 +300,13 @@ def _size(pixels: Element, axis: str) -> int:
     return int(text) if text.isdecimal() and text != "0" else 1
 
 
+def _channel_count(pixels: Element) -> int:
+    """Return the number of channels that lie in planes of their own: a colour image is one."""
+    size, channels = _size(pixels, "C"), children(pixels, "Channel")
+    samples = _count(channels[0], "SamplesPerPixel") if channels else None
+    return size // samples if samples and samples * len(channels) == size else size
+
+
 def _count(element: Element, name: str) -> int | None:
     text = element.get(name)
     return int(text) if text is not None and text.isdecimal() else None
@@ -199,7 +315,7 @@ def _count(element: Element, name: str) -> int | None:
 def _channel_names(pixels: Element) -> list[str]:
     """Name each channel: as the file does, by number where it does not, by both where two have one name."""
     names = [channel.get("Name") or "" for channel in children(pixels, "Channel")]
-    names += [""] * (_size(pixels, "C") - len(names))
+    names += [""] * (_channel_count(pixels) - len(names))
     numbered = [name or str(number) for number, name in enumerate(names, start=1)]
     return [f"{name}-{number}" if numbered.count(name) > 1 else name for number, name in enumerate(numbered, start=1)]
 
@@ -210,7 +326,7 @@ def _blocks(pixels: Element, source: str) -> list[_Block]:
     Source: the OME-TIFF specification 6.0, section "The TiffData element".
     """
     order = pixels.get("DimensionOrder", "XYZCT")[2:]
-    sizes = {axis: _size(pixels, axis) for axis in "CZT"}
+    sizes = {axis: _size(pixels, axis) for axis in "ZT"} | {"C": _channel_count(pixels)}
     total = sizes["C"] * sizes["Z"] * sizes["T"]
     if sorted(order) != sorted("CZT") or total > _MAX_PLANES:
         raise InputError(f"{source}: its OME-XML declares {total} planes in the order {order!r}, which is not possible")
@@ -241,14 +357,63 @@ def _unflat(number: int, order: str, sizes: dict[str, int]) -> dict[str, int]:
     return {a: first, b: second, c: third}
 
 
-def _spots(root: Element, default_plate: str) -> dict[str, _Spot]:
-    """Map the ID of each image to its place, from the Plate elements; sites count from 1 within their well."""
+def _spots(root: Element, default_plate: str, grids: set[tuple[int, int]]) -> dict[str, _Spot]:
+    """Map the ID of each image to its place, from the Plate elements; sites count from 1 within their well.
+
+    Several acquisitions of a plate become plates of their own, as those of OME-Zarr do: `ome_zarr` says why. In each of
+    them sites count from 1, so that a place that was imaged in all has one number.
+
+    Parameters
+    ----------
+    root
+        Document.
+    default_plate
+        Name of a plate that has none.
+    grids
+        Gets rows and columns of each plate that says them.
+    """
     spots: dict[str, _Spot] = {}
-    for plate in children(root, "Plate"):
-        name = plate.get("Name") or plate.get("ExternalIdentifier") or default_plate
-        for well in children(plate, "Well"):
-            place = well_name((_count(well, "Row") or 0) + 1, (_count(well, "Column") or 0) + 1)
-            for site, sample in enumerate(children(well, "WellSample"), start=1):
+    plates = children(root, "Plate")
+    for plate, plate_called in zip(plates, _plate_names(plates, default_plate), strict=True):
+        grid = (_count(plate, "Rows") or 0, _count(plate, "Columns") or 0)
+        if min(grid) > 0:
+            grids.add(grid)
+        acquisitions = {
+            sample.get("ID", ""): acquisition.get("ID", "").rpartition(":")[2]
+            for acquisition in children(plate, "PlateAcquisition")
+            for sample in children(acquisition, "WellSampleRef")
+        }
+        wells = [(well, children(well, "WellSample")) for well in children(plate, "Well")]
+        used = {acquisitions.get(sample.get("ID", "")) for _, samples in wells for sample in samples}
+        for well, samples in wells:
+            spot_well = well_name((_count(well, "Row") or 0) + 1, (_count(well, "Column") or 0) + 1)
+            sites: Counter[str | None] = Counter()
+            for sample in samples:
+                acquisition = acquisitions.get(sample.get("ID", ""))
+                sites[acquisition] += 1
+                suffix = f"_acquisition{acquisition}" if len(used) > 1 and acquisition is not None else ""
                 for image in children(sample, "ImageRef"):
-                    spots[image.get("ID", "")] = _Spot(name, place, site)
+                    spots[image.get("ID", "")] = _Spot(plate_called + suffix, spot_well, sites[acquisition])
     return spots
+
+
+def _plate_names(plates: list[Element], default: str) -> list[str]:
+    """Name each plate of a document: two of one name by their IDs too."""
+    names = [plate.get("Name") or "" for plate in plates]
+    names = [
+        (plate.get("ExternalIdentifier") or default) if not name or PLATE_TYPE.fullmatch(name.strip()) else name
+        for plate, name in zip(plates, names, strict=True)
+    ]
+    ids = [plate.get("ID", "").rpartition(":")[2] or str(number) for number, plate in enumerate(plates)]
+    return [f"{name}_{own}" if names.count(name) > 1 else name for name, own in zip(names, ids, strict=True)]
+
+
+def _stage_spots(images: list[Element], plate: str) -> dict[str, _Spot]:
+    """Map the ID of each image to its place if all images of a document have stage labels called after wells."""
+    labels = [label.get("Name") or "" for image in images for label in children(image, "StageLabel")]
+    if not labels or len(labels) != len(images):
+        return {}
+    spots, notes = place(labels)
+    if notes:
+        return {}
+    return {image.get("ID", ""): _Spot(plate, *spot) for image, spot in zip(images, spots, strict=True)}

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 
 from cellinfer.errors import ImageError, InputError
 from cellinfer.plate import FieldKey, ImageRef, natural_key
-from cellinfer.readers._metadata import MICROMETRES
+from cellinfer.readers._metadata import MICROMETRES, PLATE_TYPE
 from cellinfer.readers._protocol import Found, Plane
 from cellinfer.readers._scan import Listing
 from cellinfer.wells import normalise_well, row_number, well_name
@@ -36,8 +36,6 @@ _ALL_AXES = ("t", "c", "z", "y", "x")
 _BY_TYPE = {"time": "t", "channel": "c"}
 _MAX_PLANES = 2_000_000
 """Planes that a plate may declare; more is a broken or hostile file."""
-_PLATE_TYPE = re.compile(r"[0-9]+[ _-]?wells?([ _-]plate)?", re.IGNORECASE)
-"""Some writers put what kind of plate it is where its name belongs."""
 _NUMBER_AT_END = re.compile(r"[0-9]{1,9}$")
 
 
@@ -107,7 +105,7 @@ def _own_name(folder: str) -> str:
     except ImageError as error:
         raise InputError(str(error)) from error
     name = _stem(name.strip()) if isinstance(name, str) else ""
-    return "" if _PLATE_TYPE.fullmatch(name) else name
+    return "" if PLATE_TYPE.fullmatch(name) else name
 
 
 def _stem(name: str) -> str:
