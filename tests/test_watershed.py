@@ -92,14 +92,44 @@ def test_propagate_equals_plain_dijkstra(scene, max_distance, regularization):
     np.testing.assert_array_equal(result, twin.propagate(seeds, image, mask, max_distance, regularization))
 
 
-@pytest.mark.parametrize("regularization", [0.0, 0.01, 0.05, 1.0])
-def test_propagate_equals_cellprofiler(regularization):
+@pytest.mark.parametrize("max_distance", [3.0, 40.0])
+def test_propagate_equals_plain_dijkstra_where_the_image_is_worked_on_in_parts(max_distance):
+    random = np.random.default_rng(5)
+    seeds = np.where(random.random((300, 7)) < 0.01, np.arange(1, 2101).reshape(300, 7), 0)
+    image = random.random(seeds.shape)
+    mask = random.random(seeds.shape) < 0.8
+    expected = twin.propagate(seeds, image, mask, max_distance, 0.5)
+    np.testing.assert_array_equal(watershed.propagate(seeds, image, mask, max_distance, 0.5), expected)
+
+
+@pytest.mark.parametrize("regularization", [0.0, 0.001, 0.05])
+@pytest.mark.parametrize("max_distance", [9.0, np.inf])
+def test_propagate_is_the_same_upside_down_and_sideways(regularization, max_distance):
+    seeds, image, mask = blobs(3, side=256, count=90)
+    levels = (image * 64).astype(np.uint8)  # sums are exact in any order
+    result = watershed.propagate(seeds, levels / 64, mask, max_distance, regularization)
+    for turned in (np.flipud, np.fliplr, np.transpose):
+        other = watershed.propagate(turned(seeds), turned(levels) / 64, turned(mask), max_distance, regularization)
+        np.testing.assert_array_equal(turned(result), other)
+
+
+@pytest.mark.parametrize(
+    ("regularization", "levels"),  # without regularization a plateau goes to the lowest id there, to the nearest here
+    [(0.0, None), (0.01, None), (0.01, 255), (0.05, None), (0.05, 255), (0.2, None), (1.0, None), (1.0, 255)],
+)
+def test_propagate_agrees_with_cellprofiler(regularization, levels):
+    """Costs are whole numbers here, so pixels as good as equally far from two seeds may differ."""
     centrosome = pytest.importorskip("centrosome.propagate", reason="CellProfiler's own code is not installed")
-    for seed in range(5):
+    differing = reached = 0
+    for seed in range(20):
         seeds, image, mask = blobs(seed)
-        levels = (image * 255).astype(np.uint8) / 256  # ties too
-        expected, _ = centrosome.propagate(levels, seeds, mask, regularization)
-        np.testing.assert_array_equal(watershed.propagate(seeds, levels, mask, regularization=regularization), expected)
+        image = image.astype(np.float64) if levels is None else (image * levels).astype(np.uint8) / (levels + 1)
+        expected, _ = centrosome.propagate(image, seeds, mask, regularization)
+        result = watershed.propagate(seeds, image, mask, regularization=regularization)
+        np.testing.assert_array_equal(result > 0, expected > 0)
+        differing += (result != expected).sum()
+        reached += (expected > 0).sum()
+    assert differing < 0.001 * reached
 
 
 @pytest.mark.parametrize("max_distance", [3.0, 7.5, np.inf])
@@ -151,6 +181,27 @@ def test_nothing_grows_from_nothing(shape):
     assert not watershed.propagate(empty, np.zeros(shape), None, 3.0).any()
 
 
+def test_high_ids_cost_nothing():
+    seeds, image, mask = blobs()
+    high = np.where(seeds > 0, seeds + (2**31 - 1 - seeds.max()), 0)
+    expected = watershed.propagate(seeds, image, mask, 9.0)
+    result = watershed.propagate(high, image, mask, 9.0)
+    np.testing.assert_array_equal(np.where(result > 0, result - (2**31 - 1 - seeds.max()), 0), expected)
+
+
+def test_the_lowest_id_has_what_is_equally_far():
+    row = np.array([[7, 0, 0, 0, 3]])
+    np.testing.assert_array_equal(watershed.propagate(row, np.zeros(row.shape)), [[7, 7, 3, 3, 3]])
+    np.testing.assert_array_equal(watershed.propagate(row[:, ::-1], np.zeros(row.shape)), [[3, 3, 3, 7, 7]])
+
+
+def test_a_seed_in_pieces_reaches_around_each_of_them_alone():
+    seeds = np.zeros((60, 60), np.int32)
+    seeds[5, 5] = seeds[5, 50] = seeds[50, 30] = 2
+    result = watershed.propagate(seeds, np.zeros(seeds.shape), None, 9.5, 1.0)
+    np.testing.assert_array_equal(result == 2, ndimage.distance_transform_edt(seeds == 0) <= 9.5)
+
+
 def test_seeds_outside_the_mask_are_kept_by_propagate_and_dropped_by_flood():
     seeds = np.array([[5, 0, 0]])
     mask = np.array([[False, True, True]])
@@ -178,5 +229,7 @@ def test_misfits_are_refused():
         watershed.propagate(seeds, np.zeros((3, 3)), None, -1.0)
     with pytest.raises(ValueError, match="negative"):
         watershed.propagate(seeds, np.zeros((3, 3)), None, 1.0, float("nan"))
+    with pytest.raises(ValueError, match="infinite"):
+        watershed.propagate(seeds, np.zeros((3, 3)), None, 1.0, float("inf"))
     with pytest.raises(ValueError, match="connectivity"):
         watershed.flood(np.zeros((3, 3)), seeds, None, 8)

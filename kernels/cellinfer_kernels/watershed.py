@@ -5,20 +5,32 @@ Both are exact and deterministic: a priority queue ordered by value and then by 
 
 from __future__ import annotations
 
-from typing import Any
+import math
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cellinfer_kernels._heap import doubled, push, remove_first
 from cellinfer_kernels._jit import inlined, kernel
-from cellinfer_kernels.components import Labels, as_labels, as_mask, find_components
-from cellinfer_kernels.distance import nearest
+from cellinfer_kernels.components import Labels, as_labels, as_mask, compact, find_components
 
 __all__ = ["flood", "propagate"]
 
 _CLOSED = -1
 _CONTESTED = -1
+
+_MOST_SEEDS = (1 << 23) - 1
+_UNREACHED = (1 << 63) - 1
+_FINEST = 256
+# The units of the dearest step: it leads 191 buckets ahead, and so stays within a ring of 256 while one band is as much
+# as `_PHASE` buckets ahead of another.
+_DEAREST = 191 * 256
+_PHASE = 64
+_BAND = 64
+_CHUNK = 16
+_ROOM = 8 * (_CHUNK - 1) * _CHUNK
+"""Words that a chunk's pixels may need for their neighbours."""
 
 
 def flood(
@@ -71,23 +83,29 @@ def propagate(
     Every mask pixel goes to the seed from which it is reached at the least cost over 8-connected paths. A step
     between neighbouring pixels p and q costs ``sqrt(d**2 + regularization**2 * |p - q|**2)``, where d is the sum of
     ``|image(p + o) - image(q + o)|`` over the 3 x 3 offsets o (edge pixels repeated outside) and ``|p - q|`` is 1 or
-    sqrt(2). Jones, Carpenter and Golland (2005), "Voronoi-based segmentation of cells on image manifolds". At equal
-    cost the lower id goes first, then the lower pixel index, as in CellProfiler.
+    sqrt(2). Jones, Carpenter and Golland (2005), "Voronoi-based segmentation of cells on image manifolds".
+
+    The cost of a step is rounded to a whole number of units, at least one. A unit is the 256th part of the
+    regularization or the 48,896th part of nine times the image's range, whichever is larger: the former for an image
+    within 0..1 and a regularization of at least 0.048. Whole numbers add up exactly, whatever the order, so that equal
+    costs are equal; the lowest id that reaches a pixel at its least cost has it. CellProfiler adds up rounded real
+    numbers, and parts about 5 pixels in 100,000 otherwise.
 
     Parameters
     ----------
     seeds
-        (H, W) label image, usually nuclei. All seed pixels keep their id, inside the mask or not; growth starts from
-        those inside.
+        (H, W) label image, usually nuclei, of fewer than 2**31 pixels. All seed pixels keep their id, inside the mask
+        or not; growth starts from those inside.
     image
-        (H, W) real array, best scaled to 0..1 as CellProfiler does. Non-finite pixels count as 0.
+        (H, W) real array, compared as float32; best scaled and clipped to 0..1. Non-finite pixels count as 0.
     mask
         (H, W); only non-zero pixels are reached. None: all.
     max_distance
         Largest Euclidean distance in pixels between the centre of a pixel and the nearest pixel of its own seed.
         Exact, not measured along the path.
     regularization
-        Weight of distance against intensity, in the image's units per pixel, >= 0; large values give the nearest seed.
+        Weight of distance against intensity, in the image's units per pixel, finite and >= 0; large values give the
+        nearest seed.
 
     Returns
     -------
@@ -97,28 +115,37 @@ def propagate(
     Raises
     ------
     ValueError
-        If shapes differ, the seeds are not a label image, or a number is negative or NaN.
+        If shapes differ, the seeds are not a label image or more than 8,388,607, a number is negative or NaN, or the
+        regularization infinite.
     """
-    if not (max_distance >= 0 and regularization >= 0):
+    if not (max_distance >= 0 and 0 <= regularization < np.inf):
         raise ValueError(
-            f"max_distance and regularization must not be negative, got {max_distance!r} and {regularization!r}"
+            "max_distance and regularization must not be negative, nor regularization infinite, "
+            f"got {max_distance!r} and {regularization!r}"
         )
     starts = as_labels(seeds)
-    inside = _inside(mask, starts.shape)
-    heights = _landscape(image, starts.shape, np.float64)
-    finite = np.isfinite(heights)
-    if not finite.all():
-        heights = np.where(finite, heights, 0.0)
-    limited = bool(np.isfinite(max_distance))
-    if limited:
-        squared, index = nearest(starts)
-        inside &= squared <= max_distance**2
-        owners = np.where(index >= 0, starts.ravel()[index], 0)
+    mask = np.ones(starts.shape, np.bool_) if mask is None else as_mask(mask, starts.shape)
+    heights = _landscape(image, starts.shape, np.float32)
+    top = int(starts.max(initial=0))
+    if top == 0:
+        return starts.copy()
+    if top > _MOST_SEEDS:
+        starts, ids = compact(starts)
+        if ids.size > _MOST_SEEDS:
+            raise ValueError(f"there must be at most {_MOST_SEEDS:,} seeds, got {ids.size:,}")
+        return np.concatenate([np.zeros(1, np.int32), ids])[
+            propagate(starts, heights, mask, max_distance, regularization)
+        ]
+    padded, lowest, highest = _edged(heights)
+    unit = max(regularization / _FINEST, 9 * (highest - lowest) / _DEAREST) or 1.0
+    across = regularization / unit
+    steps = _steps(padded, np.float32(1 / unit), np.float32(across**2), np.float32(2 * across**2))
+    fineness = max(1, int(across + 0.5)).bit_length() - 1
+    if max_distance < np.hypot(*starts.shape):
+        reach = _reach(starts, top, int(max_distance**2))
     else:
-        owners = np.zeros((0, 0), np.int32)
-    rims = _rims(starts) if limited else (np.zeros(0, np.int64), np.zeros(0, np.int32))
-    padded = np.pad(heights, 1, mode="edge") if heights.size else heights
-    return _propagate(starts, padded, inside, owners, rims, float(max_distance) ** 2, float(regularization) ** 2)  # type: ignore[no-any-return]
+        reach = _EVERYWHERE
+    return _propagate(starts, mask, steps, reach, top.bit_length(), fineness)  # type: ignore[no-any-return]
 
 
 def _inside(mask: NDArray[Any] | None, shape: tuple[int, ...]) -> NDArray[np.bool_]:
@@ -276,108 +303,322 @@ def _fronts(
     return begins, fronts
 
 
+# Propagation. The cheapest pixel could be taken from a heap, one at a time. But as no step costs less than the step
+# over a flat image, all pixels within so much of the cheapest are final, and can be taken in any order. So costs are
+# sorted into buckets no wider than that. Within the same bounds, a bucket may be emptied in one part of the image while
+# another part lags behind, see `_propagate`.
+
+
 @kernel
-def _rims(seeds: Any) -> Any:
-    """Flat indices of the outline pixels of every id, grouped by id: begins[i]..begins[i + 1]."""
-    height, width = seeds.shape
-    top = 0
-    for value in seeds.ravel():
-        top = max(top, value)
-    begins = np.zeros(top + 2, np.int64)
-    rim = np.zeros((height, width), np.bool_)
+def _edged(image: Any) -> Any:
+    """Repeat the outermost pixels once around, with 0 for what is not finite; return the range of pixels too."""
+    height, width = image.shape
+    result = np.empty((height + 2, width + 2), np.float32)
+    lowest = np.float32(np.inf)
+    highest = np.float32(-np.inf)
     for y in range(height):
+        source = image[y]
+        target = result[y + 1, 1:-1]
         for x in range(width):
-            here = seeds[y, x]
-            if here == 0:
-                continue
-            edge = y == 0 or x == 0 or y == height - 1 or x == width - 1
-            if not edge:
-                edge = seeds[y - 1, x] != here or seeds[y + 1, x] != here
-                edge = edge or seeds[y, x - 1] != here or seeds[y, x + 1] != here
-            if edge:
-                rim[y, x] = True
-                begins[here + 1] += 1
-    begins = np.cumsum(begins)
-    fill = begins.copy()
-    pixels = np.empty(begins[-1], np.int32)
-    for y in range(height):
-        for x in range(width):
-            if rim[y, x]:
-                here = seeds[y, x]
-                pixels[fill[here]] = y * width + x
-                fill[here] += 1
-    return begins, pixels
+            value = source[x] if abs(source[x]) < np.inf else np.float32(0)
+            target[x] = value
+            lowest = min(lowest, value)
+            highest = max(highest, value)
+        result[y + 1, 0] = target[0]
+        result[y + 1, -1] = target[-1]
+    result[0] = result[1]
+    result[-1] = result[-2]
+    return result, np.float64(lowest), np.float64(highest)
 
 
 @inlined
-def _near_enough(y: Any, x: Any, width: Any, name: Any, rims: Any, limit: Any) -> Any:
-    """Tell whether an outline pixel of seed `name` lies within sqrt(limit)."""
-    begins, pixels = rims
-    for i in range(begins[name], begins[name + 1]):
-        dy = pixels[i] // width - y
-        dx = pixels[i] % width - x
-        if dy * dy + dx * dx <= limit:
-            return True
+def _cost(difference: Any, scale: Any, span: Any) -> Any:
+    """Return the units that a step costs; `span` is its squared length in units."""
+    scaled = difference * scale
+    rounded = np.sqrt(scaled * scaled + span) + np.float32(0.5)
+    return np.uint64(np.int32(max(min(rounded, np.float32(_DEAREST)), np.float32(1))))
+
+
+@kernel
+def _steps(image: Any, scale: Any, straight: Any, diagonal: Any) -> Any:
+    """Costs of the steps from each pixel right, down left, down, and down right: 16 bits each, from the lowest on."""
+    height, width = image.shape
+    costs = np.empty((height, width), np.uint64)
+    # Sums over three rows of the differences between each pixel and the one right of it, and so on.
+    right = np.zeros(width, np.float32)
+    down_left = np.zeros(width, np.float32)
+    down = np.zeros(width, np.float32)
+    down_right = np.zeros(width, np.float32)
+    for y in range(1, height - 1):
+        a, b, c, d = image[y - 1], image[y], image[y + 1], image[min(y + 2, height - 1)]
+        for x in range(width):
+            down[x] = abs(a[x] - b[x]) + abs(b[x] - c[x]) + abs(c[x] - d[x])
+        a1, b1, c1, d1 = a[1:], b[1:], c[1:], d[1:]
+        to_left = down_left[1:]
+        for x in range(width - 1):
+            right[x] = abs(a[x] - a1[x]) + abs(b[x] - b1[x]) + abs(c[x] - c1[x])
+            down_right[x] = abs(a[x] - b1[x]) + abs(b[x] - c1[x]) + abs(c[x] - d1[x])
+            to_left[x] = abs(a1[x] - b[x]) + abs(b1[x] - c[x]) + abs(c1[x] - d[x])
+        right1, down_left1, down1, down_right1 = right[1:], down_left[1:], down[1:], down_right[1:]
+        right2, down_left2, down2, down_right2 = right[2:], down_left[2:], down[2:], down_right[2:]
+        row = costs[y, 1:]
+        for x in range(width - 2):
+            row[x] = (
+                _cost(right[x] + right1[x] + right2[x], scale, straight)
+                | _cost(down_left[x] + down_left1[x] + down_left2[x], scale, diagonal) << np.uint64(16)
+                | _cost(down[x] + down1[x] + down2[x], scale, straight) << np.uint64(32)
+                | _cost(down_right[x] + down_right1[x] + down_right2[x], scale, diagonal) << np.uint64(48)
+            )
+    return costs
+
+
+class _Reach(NamedTuple):
+    """Where each seed may grow to: the columns of the padded image in each of its rows."""
+
+    begins: NDArray[np.int64]
+    """(ids + 1,) what to add to a padded row to find a seed's entry for it; empty if there is no limit."""
+    left: NDArray[np.int32]
+    right: NDArray[np.int32]
+    """(entries,) first and last column near enough; left > right if there is none."""
+    gaps: NDArray[np.bool_]
+    """(entries,) True if some columns between them may be too far."""
+    halves: NDArray[np.int32]
+    """(2 * reach + 1,) how far a pixel reaches to each side in the rows from `reach` rows above it to as many below."""
+
+
+_EVERYWHERE = _Reach(
+    np.zeros(0, np.int64), np.zeros(0, np.int32), np.zeros(0, np.int32), np.zeros(0, np.bool_), np.zeros(0, np.int32)
+)
+
+
+def _reach(seeds: Labels, top: int, limit: int) -> _Reach:
+    """Find the pixels within sqrt(limit) of each seed."""
+    reach = math.isqrt(limit)
+    halves = np.array([math.isqrt(limit - row * row) for row in range(-reach, reach + 1)], np.int32)
+    begins, left, right, gaps = _reached_columns(seeds, top, halves)
+    return _Reach(begins, left, right, gaps, halves)
+
+
+@kernel
+def _reached_columns(seeds: Any, top: Any, halves: Any) -> Any:
+    height, width = seeds.shape
+    reach = halves.size // 2
+    first = np.full(top + 1, height, np.int64)
+    last = np.full(top + 1, -1, np.int64)
+    for y in range(height):
+        before = 0
+        for x in range(width):
+            name = seeds[y, x]
+            if name != before:
+                first[name] = min(first[name], y)
+                last[name] = y
+                before = name
+    # One empty entry above and below: growth that arrives from within looks no farther.
+    begins = np.zeros(top + 1, np.int64)
+    entries = 0
+    for name in range(1, top + 1):
+        if last[name] >= 0:
+            above = max(0, first[name] - reach)
+            begins[name] = entries - above
+            entries += min(height - 1, last[name] + reach) - above + 3
+    left = np.full(entries, 2147483647, np.int32)
+    right = np.full(entries, -1, np.int32)
+    gaps = np.zeros(entries, np.bool_)
+    for y in range(height):
+        row = seeds[y]
+        up = min(reach, y)
+        down = min(reach, height - 1 - y)
+        x = 0
+        while x < width:
+            name = row[x]
+            start = x
+            while x < width and row[x] == name:
+                x += 1
+            if name == 0:
+                continue
+            entry = begins[name] + y + 1 - up
+            _widen(left[entry:], right[entry:], gaps[entry:], halves[reach - up : reach + down + 1], start + 1, x)
+    return begins, left, right, gaps
+
+
+@inlined
+def _widen(left: Any, right: Any, gaps: Any, halves: Any, start: Any, last: Any) -> Any:
+    """Add what a run of columns start..last reaches in the rows around it."""
+    start = np.int32(start)
+    last = np.int32(last)
+    for i in range(halves.size):
+        begin = start - halves[i]
+        end = last + halves[i]
+        gaps[i] |= (right[i] >= 0) & ((begin > right[i] + 1) | (end < left[i] - 1))
+        left[i] = min(left[i], begin)
+        right[i] = max(right[i], end)
+
+
+@inlined
+def _near_enough(seeds: Any, name: Any, y: Any, x: Any, halves: Any) -> Any:
+    """Tell whether a pixel of seed `name` is in reach, looking in the nearest rows first."""
+    height, width = seeds.shape
+    reach = halves.size // 2
+    for away in range(reach + 1):
+        half = halves[reach + away]
+        for row in (y - away, y + away):
+            if 0 <= row < height:
+                for column in range(max(0, x - half), min(width, x + half + 1)):
+                    if seeds[row, column] == name:
+                        return True
     return False
 
 
-@inlined
-def _step(image: Any, here: Any, there: Any, stride: Any, span: Any) -> Any:
-    """Cost of one step; `span` is its squared length times the squared regularization."""
-    difference = 0.0
-    for row in (-stride, 0, stride):
-        for column in (-1, 0, 1):
-            difference += abs(image[here + row + column] - image[there + row + column])
-    return np.sqrt(difference * difference + span)
+@kernel
+def _openings(seeds: Any, mask: Any) -> Any:
+    """Return (cost, id) of every pixel before growth, padded and flat, and the seed pixels from which growth starts.
+
+    Ids are in the lowest bits. Pixels that are closed have less than any offer, pixels to be reached more.
+    """
+    height, width = seeds.shape
+    stride = width + 2
+    padded = np.zeros((height + 2, stride), np.int64)
+    count = 0
+    for y in range(height):
+        row = padded[y + 1, 1:-1]
+        for x in range(width):
+            row[x] = (seeds[y, x] if seeds[y, x] > 0 else _UNREACHED) if mask[y, x] else 0
+    best = padded.ravel()
+    offsets = _offsets(stride)
+    fronts = np.empty(seeds.size, np.uint32)
+    for y in range(height):
+        for x in range(width):
+            if seeds[y, x] > 0 and mask[y, x]:
+                pixel = (y + 1) * stride + x + 1
+                for k in range(8):
+                    if best[pixel + offsets[k]] == _UNREACHED:
+                        fronts[count] = pixel
+                        count += 1
+                        break
+    return best, fronts[:count]
 
 
 @kernel
-def _propagate(seeds: Any, image: Any, inside: Any, owners: Any, rims: Any, limit: Any, weight: Any) -> Any:
+def _propagate(seeds: Any, mask: Any, steps: Any, reach: Any, name_bits: Any, fineness: Any) -> Any:
+    """Empty bucket after bucket of pixels at nearly equal cost, band by band of the image.
+
+    No step costs less than a bucket is wide. So a pixel's cost is final when its bucket comes up: pixels of the same
+    bucket are too near in cost to make each other cheaper.
+
+    To keep what is worked on in the processor's cache, `_PHASE` buckets in a row are emptied in one band of rows, then
+    in the band below, and so on. The bands move up by one row from bucket to bucket. So a pixel, with its row y and
+    bucket k, is in band (y + k) // _BAND, and whatever makes a neighbour of it cheaper has a lower k and no higher
+    y + k: it is in the same band or in one above, and has been done. The order of phases, bands and buckets
+    has no influence on the result.
+
+    Buckets are chains of chunks of 16 words in one pool: the place of the next older chunk, and 15 pixels. `tails` has
+    the place behind the last pixel of each; a multiple of 16 says that the chunk is full, 0 that there is none.
+    """
     height, width = seeds.shape
     stride = width + 2
-    offsets = _offsets(stride)
-    padded = _padded_state(seeds, inside)
-    state = padded.ravel()
-    heights = image.ravel()
-    limited = owners.size > 0
-    best = np.full(state.size, np.inf)
-    keys = np.empty(max(1024, state.size // 4), np.float64)
-    ties = np.empty(keys.size, np.int64)
-    size = 0
+    best, fronts = _openings(seeds, mask)
+    costs = steps.ravel()
+    begins, left, right, gaps, halves = reach
+    limited = begins.size > 0
+    bits = np.uint64(name_bits)
+    shift = np.int64(name_bits + fineness)
+    names = (np.int64(1) << name_bits) - 1
+    ring = 65536 >> fineness
+    bands = (height + _PHASE - 1) // _BAND + 1
+    tails = np.zeros(bands * ring, np.uint32)
+    awake = np.zeros(tails.size // _PHASE, np.bool_)  # whether a band has pixels in a phase
+    pool = np.empty(best.size // 2 + _CHUNK * tails.size + _ROOM, np.uint32)
+    used = np.uint32(_CHUNK)  # the first chunk is never used: nothing has 0 for its place
+    free = np.uint32(0)
+    # Costs of steps that lead right or down lie at the pixel, the others at the pixel they lead to.
+    offsets = np.array([1, stride - 1, stride, stride + 1, -1, 1 - stride, -stride, -stride - 1], np.int64)
+    hops = offsets.view(np.uint64)
+    places = np.array([0, 0, 0, 0, -1, 1 - stride, -stride, -stride - 1], np.int64).view(np.uint64)
+    fields = np.array([0, 16, 32, 48, 0, 16, 32, 48], np.uint64)
+    rows = np.array([0, 1, 1, 1, 0, -1, -1, -1], np.int64)
+    for pixel in fronts:
+        band = np.int64(pixel) // stride // _BAND
+        awake[band * ring // _PHASE] = True
+        used, free = _enter(pool, tails, np.uint64(band * ring), pixel, used, free)
+    waiting = np.int64(fronts.size)
+    phase = np.int64(0)
+    while waiting > 0:
+        for band in range(bands):
+            slot = (band * ring + (phase & (ring - 1))) // _PHASE
+            if not awake[slot]:
+                continue
+            awake[slot] = False
+            for bucket in range(phase, phase + _PHASE):
+                place = np.uint64(band * ring + (bucket & (ring - 1)))
+                end = tails[place]
+                tails[place] = 0
+                while end > 0:
+                    chunk = (end - np.uint32(1)) & ~np.uint32(_CHUNK - 1)
+                    if np.int64(used) + _ROOM > pool.size:
+                        pool = doubled(pool)
+                    for i in range(np.uint64(chunk) + np.uint64(1), np.uint64(end)):
+                        waiting -= 1
+                        pixel = np.uint64(pool[i])
+                        here = best[pixel]
+                        if here >> shift != bucket:
+                            continue  # reached at less cost since this was noted
+                        name = here & names
+                        y = np.int64(np.uint32(pixel) // np.uint32(stride))
+                        for k in range(np.uint64(8)):
+                            other = pixel + hops[k]
+                            cost = (costs[pixel + places[k]] >> fields[k]) & np.uint64(65535)
+                            offer = here + np.int64(cost << bits)
+                            current = best[other]
+                            if offer >= current:
+                                continue
+                            row = y + rows[k]
+                            if limited:
+                                entry = begins[name] + row
+                                column = np.int64(other) - row * stride
+                                if column < left[entry] or column > right[entry]:
+                                    continue
+                                if gaps[entry] and not _near_enough(seeds, name, row - 1, column - 1, halves):
+                                    continue
+                            best[other] = offer
+                            target = offer >> shift
+                            if target != current >> shift:  # else it is there already
+                                below = (row + (target & (_PHASE - 1))) // _BAND
+                                place = below * ring + (target & (ring - 1))
+                                awake[place // _PHASE] = True
+                                used, free = _enter(pool, tails, np.uint64(place), np.uint32(other), used, free)
+                                waiting += 1
+                    end = pool[chunk]
+                    pool[chunk] = free
+                    free = chunk
+        phase += _PHASE
+    return _grown(seeds, best, names)
+
+
+@inlined
+def _enter(pool: Any, tails: Any, bucket: Any, pixel: Any, used: Any, free: Any) -> Any:
+    """Put a pixel into a bucket; return where the pool's unused end begins, and the first of the chunks given back."""
+    place = tails[bucket]
+    if place & np.uint32(_CHUNK - 1) == 0:
+        if free > 0:
+            chunk = free
+            free = pool[chunk]
+        else:
+            chunk = used
+            used += np.uint32(_CHUNK)
+        pool[chunk] = place
+        place = chunk + np.uint32(1)
+    pool[place] = pixel
+    tails[bucket] = place + np.uint32(1)
+    return used, free
+
+
+@inlined
+def _grown(seeds: Any, best: Any, names: Any) -> Any:
+    height, width = seeds.shape
+    result = np.empty((height, width), np.int32)
     for y in range(height):
+        reached = best[(y + 1) * (width + 2) + 1 :]
         for x in range(width):
-            pixel = (y + 1) * stride + x + 1
-            if state[pixel] > 0 and inside[y, x] and _has_open(state, pixel, offsets, 8):
-                if size == keys.size:
-                    keys, ties = doubled(keys), doubled(ties)
-                push(keys, ties, size, 0.0, (np.int64(state[pixel]) << 32) | pixel)
-                size += 1
-                best[pixel] = 0.0
-    while size > 0:
-        cost = keys[0]
-        tie = ties[0]
-        remove_first(keys, ties, size)
-        size -= 1
-        pixel = tie & 0xFFFFFFFF
-        name = np.int32(tie >> 32)
-        if cost > best[pixel]:
-            continue  # reached at less cost since this was queued
-        state[pixel] = name
-        for k in range(8):
-            other = pixel + offsets[k]
-            if state[other] != 0:
-                continue
-            total = cost + _step(heights, pixel, other, stride, weight if k < 4 else 2.0 * weight)
-            if not total < best[other]:
-                continue
-            if limited:
-                y = other // stride - 1
-                x = other % stride - 1
-                if owners[y, x] != name and not _near_enough(y, x, width, name, rims, limit):
-                    continue
-            best[other] = total
-            if size == keys.size:
-                keys, ties = doubled(keys), doubled(ties)
-            push(keys, ties, size, total, (np.int64(name) << 32) | other)
-            size += 1
-    return _unpadded(padded)
+            found = reached[x] & names if reached[x] != _UNREACHED else 0
+            result[y, x] = seeds[y, x] if seeds[y, x] > 0 else found
+    return result

@@ -51,22 +51,30 @@ def propagate(
 ) -> Labels:
     """Dijkstra's algorithm with one open candidate per pixel; distances to the own seed by brute force."""
     inside = np.ones(seeds.shape, bool) if mask is None else mask != 0
-    heights = np.where(np.isfinite(image), image, 0).astype(np.float64)
-    patches: NDArray[np.float64] = np.lib.stride_tricks.sliding_window_view(np.pad(heights, 1, mode="edge"), (3, 3))
+    heights = np.where(np.isfinite(image), image, 0).astype(np.float32)
+    span = float(heights.max()) - float(heights.min()) if heights.size else 0.0
+    unit = max(regularization / 256, 9 * span / 48_896) or 1.0
+    patches: NDArray[np.float32] = np.lib.stride_tricks.sliding_window_view(np.pad(heights, 1, mode="edge"), (3, 3))
     reach = {int(i): _within(seeds == i, max_distance) for i in np.unique(seeds[seeds > 0])}
     result = np.array(seeds, dtype=np.int32)
-    candidates = {(int(y), int(x)): (0.0, int(seeds[y, x])) for y, x in np.argwhere((seeds > 0) & inside)}
+    candidates = {(int(y), int(x)): (0, int(seeds[y, x])) for y, x in np.argwhere((seeds > 0) & inside)}
     while candidates:
-        pixel: _Pixel = min(candidates, key=lambda p: (*candidates[p], p))
+        pixel: _Pixel = min(candidates, key=lambda p: candidates[p])
         cost, name = candidates.pop(pixel)
         result[pixel] = name
         for other in _around(pixel, inside & (result == 0) & reach[name], _EDGES + _CORNERS):
             length = abs(other[0] - pixel[0]) + abs(other[1] - pixel[1])  # squared: 1 or 2
-            change = np.abs(patches[pixel] - patches[other]).sum()
-            total = cost + float(np.sqrt(change**2 + regularization**2 * length))
-            if other not in candidates or total < candidates[other][0]:
-                candidates[other] = (total, name)
+            change = _sum(np.abs(patches[pixel] - patches[other])) * np.float32(1 / unit)
+            spent = np.sqrt(change * change + np.float32(length * (regularization / unit) ** 2))
+            offer = cost + int(np.clip(spent + np.float32(0.5), 1, 48_896)), name
+            candidates[other] = min(candidates.get(other, offer), offer)
     return result
+
+
+def _sum(differences: NDArray[np.float32]) -> np.float32:
+    """Add up a 3 x 3 patch, columns first: the order decides how the sum is rounded."""
+    columns = differences[0] + differences[1] + differences[2]
+    return np.float32(columns[0] + columns[1] + columns[2])
 
 
 def _within(region: NDArray[np.bool_], distance: float) -> NDArray[np.bool_]:
