@@ -10,6 +10,7 @@ import math
 import re
 import time
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, replace
 from numbers import Real
@@ -37,11 +38,13 @@ from cellinfer.segmentation import (
     estimate_diameter,
     segment_image,
 )
-from cellinfer.sessions import Device, Session, open_session
+from cellinfer.sessions import Device, Session, available_cores, open_session
 
 Images = Mapping[str, NDArray[Any]]
 OBJECTS = ("Nuclei", "Cells", "Cytoplasm")
 KEY_COLUMNS = ("Metadata_Plate", "Metadata_Well", "Metadata_Site", "Metadata_Time", "ImageNumber")
+_PATIENCE = 300.0
+"""Seconds in which the fields looked at for the size of nuclei must be there: storage may hang."""
 _NUCLEAR = re.compile(r"dna|dapi|hoechst|draq|nucle|sytox|h2b", re.IGNORECASE)
 
 
@@ -336,18 +339,22 @@ def plate_diameter(pipeline: Pipeline, fields: list[Field], at_most: int = 6) ->
     float or None
         None if no field looked at shows a nucleus.
     """
-    assert pipeline.settings.nuclei is not None
     picks = np.unique(np.linspace(0, len(fields) - 1, min(at_most, len(fields))).round().astype(int))
-    found = []
-    for index in picks:
-        try:
-            image = read_channel(fields[index], pipeline.settings.nuclei)
-        except InputError:
-            continue
-        diameter = estimate_diameter(image, pipeline.session, invert=pipeline.settings.invert)
-        if diameter is not None:
-            found.append(diameter)
+    pool = ThreadPoolExecutor(max(1, min(available_cores(), len(picks))))
+    asked = [pool.submit(_field_diameter, pipeline, fields[index]) for index in picks]
+    done, _ = wait(asked, timeout=_PATIENCE)
+    pool.shutdown(wait=False, cancel_futures=True)
+    found = [diameter for future in asked if future in done and (diameter := future.result()) is not None]
     return round(float(np.median(found)), 2) if found else None
+
+
+def _field_diameter(pipeline: Pipeline, field: Field) -> float | None:
+    assert pipeline.settings.nuclei is not None
+    try:
+        image = read_channel(field, pipeline.settings.nuclei)
+    except InputError:
+        return None
+    return estimate_diameter(image, pipeline.session, invert=pipeline.settings.invert)
 
 
 def read_images(field: Field) -> dict[str, NDArray[Any]]:

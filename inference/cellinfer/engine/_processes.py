@@ -72,6 +72,18 @@ class _Child:
     process: subprocess.Popen[bytes]
     fields: dict[str, Field] = field(default_factory=dict)
     ready: bool = False
+    listener: threading.Thread | None = None
+
+    def end(self) -> int:
+        """Wait for a process that ends, let its streams go, and return its exit code."""
+        code = self.process.wait()
+        if self.listener is not None:
+            self.listener.join()
+        for stream in (self.process.stdin, self.process.stdout):
+            with suppress(OSError):  # it could not be flushed
+                if stream is not None:
+                    stream.close()
+        return code
 
 
 class Processes:
@@ -134,15 +146,15 @@ class Processes:
             if isinstance(message, Outcome):
                 outcomes.append(message)
             elif isinstance(message, BaseException):
+                child.end()
                 self._children.remove(child)
         return outcomes
 
     def close(self) -> None:
         """See `Executor`."""
         for child in self._children:
-            with suppress(OSError):
-                child.process.kill()
-            child.process.wait()
+            child.process.kill()
+            child.end()
         self._children.clear()
 
     def _spawn(self) -> None:
@@ -159,7 +171,8 @@ class Processes:
         child = _Child(process)
         self._children.append(child)
         self._send(child, (self._job, self._plan))
-        threading.Thread(target=self._listen, args=(child,), daemon=True, name="listen").start()
+        child.listener = threading.Thread(target=self._listen, args=(child,), daemon=True, name="listen")
+        child.listener.start()
 
     def _listen(self, child: _Child) -> None:
         assert child.process.stdout is not None
@@ -186,7 +199,7 @@ class Processes:
             self._send(child, field)
 
     def _died(self, child: _Child) -> Lost | None:
-        code = child.process.wait()
+        code = child.end()
         self._children.remove(child)
         if not child.ready:
             self._stillborn += 1

@@ -78,13 +78,11 @@ class Threads:
         What is done.
     plan
         How many threads do it, and in how much memory.
-    stall
-        Seconds after which reading one field is given up.
     """
 
-    def __init__(self, worker: Worker, plan: Plan, stall: float = STALL) -> None:
+    def __init__(self, worker: Worker, plan: Plan) -> None:
         self.capacity = plan.in_work
-        self._worker, self._stall = worker, stall
+        self._worker = worker
         self._room = Room(plan.memory)
         self._stopping = threading.Event()
         self._to_read: queue.SimpleQueue[_Task | None] = queue.SimpleQueue()
@@ -143,13 +141,13 @@ class Threads:
         now = time.monotonic()
         for task in list(self._in_work.values()):
             with task.lock:
-                stalled = task.since and now - task.since > self._stall
+                stalled = task.since and now - task.since > STALL
                 if not stalled:
                     continue
                 task.dropped, task.since = True, 0.0
             self._room.give_back(task.need)
             self._start(self._reading)
-            reason = f"reading did not end within {self._stall:g} s: is the storage there?"
+            reason = f"reading did not end within {STALL:g} s: is the storage there?"
             entry = Entry(field_name(task.field), "", "failed", reason, "", {}, retryable=True)
             self._finished.put((task, Outcome(entry)))
 

@@ -16,7 +16,8 @@ from cellinfer.sessions import Session
 from cellinfer.tiling import predict
 
 _log = logging.getLogger(__name__)
-_SMALLEST_TILE = 128
+_FEWEST_HALOS = 6
+"""Length of the smallest tile in halos; less, and nearly all of it would be overlap."""
 LARGEST_SCALE = 4.0
 """Farthest that an image is enlarged or reduced."""
 
@@ -80,15 +81,19 @@ class Network:
         return np.stack([cv2.resize(field, (width, height), interpolation=cv2.INTER_LINEAR) for field in fields])
 
     def _predict(self, pixels: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Run the network in tiles; where the engine fails, which is most often for lack of memory, in smaller ones."""
-        card, tile = self.session.card, self.session.card.tile
+        """Run the network in tiles; where the engine fails, which is most often for lack of memory, in smaller ones.
+
+        These overlap so far that the network sees all that it looks at around every pixel: the result is the same.
+        """
+        card = self.session.card
+        tile, halo = card.tile, card.halo
         while True:
             try:
                 return predict(
                     self.session.run,
                     pixels,
                     tile=tile,
-                    halo=card.halo,
+                    halo=halo,
                     multiple=card.multiple,
                     stride=card.stride,
                     batch=self.session.batch,
@@ -96,10 +101,10 @@ class Network:
             except EngineError as error:
                 smaller = tile // 2 // card.multiple * card.multiple
                 engine_failed = error.__cause__ is not None
-                if not engine_failed or smaller < max(_SMALLEST_TILE, 4 * card.halo):
+                if not engine_failed or smaller < _FEWEST_HALOS * card.halo:
                     raise
                 _log.warning("%s: trying tiles of %d instead of %d pixels", error, smaller, tile)
-                tile = smaller
+                tile, halo = smaller, 2 * card.halo
 
     def _size(self, shape: tuple[int, int]) -> tuple[int, int]:
         """Return the height and width at which the network sees an image of a shape."""
