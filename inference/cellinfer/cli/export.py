@@ -67,8 +67,8 @@ def export(
             measurements=measurements,  # type: ignore[arg-type]
             progress=report,
         )
-    left_out = f"; {result.left_out} fields that failed are left out" if result.left_out else ""
-    typer.echo(f"{result.cells:,} cells in {result.fields} fields{left_out}")
+    left_out = f"; {result.left_out} that failed left out" if result.left_out else ""
+    typer.echo(f"{result.cells:,} cells in {result.fields} field{'s' * (result.fields != 1)}{left_out}")
     for name, files in result.files.items():
         shown = files[0] if len(files) == 1 else f"{len(files)} files in {result.folder / name}"
         typer.echo(f"{name:<10}{shown}")
@@ -90,4 +90,5 @@ def _progress() -> Iterator[Callable[[int, int], None]]:
 
         yield report
     finally:
-        bar.stop()
+        if bar.live.is_started:
+            bar.stop()

@@ -123,6 +123,11 @@ class Results:
             if not column.name.startswith(_NOT_MEASURED) and _is_number(column.type)
         )
 
+    def kind_of(self, feature: Feature) -> pa.DataType:
+        """Return the type of a measured column: `int64` for counts, else `float64`."""
+        kind = self._schemas[feature.compartment].field(feature.column).type
+        return pa.int64() if pa.types.is_integer(kind) else pa.float64()
+
     def each(self) -> Iterator[ResultField]:
         """Give the fields in plate order, each with its rows; no more than a few thousand rows are held at a time.
 

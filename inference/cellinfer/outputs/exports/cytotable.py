@@ -7,11 +7,10 @@ columns begin with `Metadata_`. Plate, well, site and time are there as well, as
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -40,11 +39,8 @@ def planned(results: Results, options: Options) -> tuple[str, ...]:
 @contextmanager
 def writing(results: Results, folder: Path, options: Options) -> Iterator[Callable[[ResultField], None]]:
     """Give the function that adds one field."""
-    measured = sorted(
-        (feature for feature in results.features if "_Parent_" not in feature.column),
-        key=lambda feature: _ORDER.index(feature.compartment),
-    )
-    features = tuple(measured)
+    measured = [feature for feature in results.features if "_Parent_" not in feature.column]
+    features = {f: results.kind_of(f) for f in sorted(measured, key=lambda f: _ORDER.index(f.compartment))}
     channels = tuple(results.fields[0].files) if results.fields else ()
     provenance = {"cellinfer": json.dumps(results.provenance, ensure_ascii=False)}
     schema = _schema(features, channels).with_metadata(provenance)
@@ -57,7 +53,7 @@ def writing(results: Results, folder: Path, options: Options) -> Iterator[Callab
             waiting.clear()
 
         def add(field: ResultField) -> None:
-            waiting.append(_rows(field, features, schema))
+            waiting.append(_rows(field, tuple(features), schema))
             if sum(map(len, waiting)) >= _ROWS:
                 flush()
 
@@ -65,7 +61,7 @@ def writing(results: Results, folder: Path, options: Options) -> Iterator[Callab
         flush()
 
 
-def _schema(features: tuple[Feature, ...], channels: tuple[str, ...]) -> pa.Schema:
+def _schema(features: Mapping[Feature, pa.DataType], channels: tuple[str, ...]) -> pa.Schema:
     whole, text = pa.int64(), pa.string()
     numbers = [(f"{name}_Number_Object_Number", whole) for name in _ORDER]
     taken = {name for name, _ in numbers}
@@ -82,7 +78,7 @@ def _schema(features: tuple[Feature, ...], channels: tuple[str, ...]) -> pa.Sche
             ("Image_Metadata_Well", text),
             *((f"Image_FileName_{channel}", text) for channel in channels),
             *numbers,
-            *((feature.column, pa.float64()) for feature in features if feature.column not in taken),
+            *((feature.column, kind) for feature, kind in features.items() if feature.column not in taken),
         ]
     )
 
@@ -99,7 +95,6 @@ def _rows(field: ResultField, features: tuple[Feature, ...], schema: pa.Schema) 
         **{f"Image_{name}": pa.repeat(key[name], count) for name in ("Metadata_Plate", "Metadata_Well")},
         **{f"Image_FileName_{channel}": pa.repeat(name, count) for channel, name in field.head.files.items()},
     }
-    block = np.ascontiguousarray(field.values(features).T)
-    for feature, column in zip(features, block, strict=True):
-        values.setdefault(feature.column, pa.array(column, from_pandas=True))
+    for feature in features:
+        values.setdefault(feature.column, field.tables[feature.compartment][feature.column])
     return pa.Table.from_arrays([values[column.name].cast(column.type) for column in schema], schema=schema)

@@ -28,6 +28,8 @@ _VALUES_PER_CHUNK = 1 << 18
 _CACHE = 32 << 20
 """Bytes of chunks held until they are full: each is compressed once."""
 _TEXT_KEYS = ("Metadata_Plate", "Metadata_Well")
+_IDENTITIES = ("_Parent_", "_Number_Object_Number")
+"""Columns that say which cell it is, no features."""
 _FIELD = "Metadata_Field"
 """Column with the field's name: tells which picture the places of `obsm["spatial"]` are in."""
 
@@ -51,7 +53,10 @@ class _Matrix:
     """The file while it grows."""
 
     def __init__(self, file: h5py.File, results: Results) -> None:
-        self._features, self._used = results.features, 0
+        self._features = tuple(
+            feature for feature in results.features if not any(part in feature.column for part in _IDENTITIES)
+        )
+        self._used = 0
         _mark(file, "anndata", "0.1.0")
         cells, width = results.cells, len(self._features)
         self._x = _array(file, "X", (cells, width), np.float32)
