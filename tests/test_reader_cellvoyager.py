@@ -129,10 +129,10 @@ def test_without_detail_and_protocol_channels_are_numbers(tmp_path):
     ("targets", "channels"),
     [
         (("DNA", "ER"), ("DNA", "ER")),
-        (("DNA", ""), ("2", "DNA")),
+        (("DNA", ""), ("DNA", "2")),
         (("DNA", "DNA"), ("1", "2")),
         (("2", ""), ("1", "2")),  # a name that looks like another channel's number
-        (("Zellkörper", "<b>&"), ("<b>&", "Zellkörper")),
+        (("Zellkörper", "<b>&"), ("Zellkörper", "<b>&")),
     ],
 )
 def test_channel_names_are_taken_if_they_tell_channels_apart(tmp_path, targets, channels):
@@ -459,7 +459,7 @@ REAL = "CV8000-Minimal-DataSet-2C-3W-4S-FP2-stack"
 def test_a_real_measurement(data_folder):
     folder = data_folder / "vendor_layouts" / "CV8000"
     plate = read(folder)
-    assert (plate.name, plate.channels, plate.pixel_size, plate.wells) == (REAL, ("405", "488"), 0.325, 48)
+    assert (plate.name, plate.channels, plate.pixel_size, plate.wells) == (REAL, ("405", "488"), 0.325, 96)
     assert keys(plate) == [(well, site, 1) for well in ("D08", "E03", "F08") for site in (1, 2, 3, 4)]
     assert {len(refs) for field in plate.fields for refs in field.images.values()} == {4}
     assert (plate.missing, plate.notes) == ((), ("6 correction images (dark field, shading) are left out",))

@@ -93,7 +93,7 @@ def names(field, channel):
 
 def test_wells_fields_and_dyes_come_from_the_index(tmp_path):
     plate = read(write(tmp_path / "export" / "Images", version_5(places())))
-    assert (plate.layout, plate.name, plate.wells) == ("harmony", "Plate 7", 96)
+    assert (plate.layout, plate.name, plate.wells) == ("harmony", "Plate 7", 384)
     assert [field.key for field in plate.fields] == [
         FieldKey("Plate 7", well, site, 1) for well in ("A01", "B12") for site in (1, 2)
     ]

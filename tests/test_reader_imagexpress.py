@@ -592,7 +592,7 @@ def test_a_listing_is_all_that_is_read(tmp_path):
             "3434",
             [(well, site, 1) for well in ("B02", "B03") for site in (1, 2)],
             {"DAPI": 2, "FITC": 2, "Texas Red": 2},
-            {"Cy5": 4},
+            {"DAPI": 4, "FITC": 4, "Texas Red": 4, "Cy5": 4},
         ),
         # Nor are times 3 to 6, nor the images of Texas Red and Cy5 at times 1 and 2.
         (
@@ -610,6 +610,8 @@ def test_real_exports(data_folder, name, fields, planes, missing):
     assert (plate.name, plate.layout, places(plate)) == ("9987", "imagexpress", fields)
     assert all({channel: len(refs) for channel, refs in f.images.items()} == planes for f in plate.fields)
     assert Counter(gap.channel for gap in plate.missing) == missing
+    there = {field.key for field in plate.fields}
+    assert {gap.z for gap in plate.missing if gap.channel in planes and gap.key in there} <= {3}
     assert plate.pixel_size == pytest.approx(1.3672)
 
 
@@ -647,7 +649,7 @@ def test_real_exports_side_by_side(data_folder):
     assert Counter(field.key.plate for field in plate.fields) == {
         "9987_Plate_3420": 1, "9987_Plate_3434": 4, "9987_Plate_3435": 8,
     }  # fmt: skip
-    assert plate.channels == ("Cy5", "DAPI", "FITC", "Texas Red")
+    assert (plate.channels, plate.wells) == (("DAPI", "FITC", "Texas Red", "Cy5"), 96)
 
 
 @pytest.mark.realdata

@@ -464,7 +464,7 @@ def test_a_list_of_real_images_made_on_another_computer(data_folder, tmp_path):
     header = "FileName_GFP,FileName_DNA,PathName_GFP,PathName_DNA,Metadata_Row,Metadata_Col"
     write(tmp_path / "load_data.csv", header, *listed)
     plate = read(tmp_path)
-    assert (len(plate.fields), plate.wells, plate.channels, plate.missing) == (48, 96, ("DNA", "GFP"), ())
+    assert (len(plate.fields), plate.wells, plate.channels, plate.missing) == (48, 96, ("GFP", "DNA"), ())
     expected = tifffile.imread(real / "Channel2-14-B-02.tif")
     field = next(field for field in plate.fields if field.key.well == "B02")
     np.testing.assert_array_equal(read_channel(field, "DNA"), expected)

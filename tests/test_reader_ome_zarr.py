@@ -163,10 +163,10 @@ def test_axes_of_older_versions(tmp_path):
 @pytest.mark.parametrize(
     ("labels", "expected"),
     [
-        (("Hoechst 33342", " GFP "), ("GFP", "Hoechst 33342")),
+        (("Hoechst 33342", " GFP "), ("Hoechst 33342", "GFP")),
         (("Camera", "Camera"), ("1", "2")),
         (("", "GFP"), ("1", "GFP")),
-        (("DNA",), ("2", "DNA")),
+        (("DNA",), ("DNA", "2")),
         ((None, 7), ("1", "7")),
         (None, ("1", "2")),
     ],

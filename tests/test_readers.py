@@ -11,8 +11,9 @@ import pytest
 import tifffile
 from cellinfer.errors import InputError
 from cellinfer.images import read_channel, read_plane
-from cellinfer.plate import FieldKey, Missing
-from cellinfer.readers import layouts, read_plate
+from cellinfer.plate import FieldKey, ImageRef, Missing
+from cellinfer.readers import Found, Listing, Plane, layouts, read_plate
+from cellinfer.readers._assemble import assemble
 from cellinfer.readers._metadata import description
 from cellinfer.readers._patterns import PATTERNS
 from cellinfer.wells import well_name
@@ -235,6 +236,70 @@ def test_gaps_are_found_plate_by_plate(tmp_path):
 
 
 # gaps, duplicates, channels
+
+
+def found_by(folder, planes, **more):
+    """Assemble planes of channel and z in the wells of a made-up plate; they need not be there."""
+    made = [
+        Plane(FieldKey("p", well, 1, 1), channel, z, ImageRef(str(folder / f"{well}{channel}{z}.tif")))
+        for well, channel, z in planes
+    ]
+    return assemble(Listing(folder, (), (), more.pop("stores", ())), Found("made up", made, **more))
+
+
+def test_planes_that_other_stacks_have_are_missing(tmp_path):
+    """Channels differ in depth; one field with more planes than all others makes none of these incomplete."""
+    wells = ("A01", "A02", "A03")
+    planes = [(well, "GFP", z) for well in wells for z in range(4)] + [(well, "DNA", 2) for well in wells]
+    planes += [("A01", "GFP", 4)]
+    assert found_by(tmp_path, planes).missing == ()
+    planes.remove(("A02", "GFP", 1))
+    planes.remove(("A03", "GFP", 3))
+    assert found_by(tmp_path, planes).missing == (
+        Missing(FieldKey("p", "A02", 1, 1), "GFP", 1),
+        Missing(FieldKey("p", "A03", 1, 1), "GFP", 3),
+    )
+
+
+def test_planes_that_an_index_promises_are_missing(tmp_path):
+    key = FieldKey("p", "A01", 1, 1)
+    promised = [(key, "DNA", z) for z in (0, 1, 2)] + [(key, "GFP", 1), (FieldKey("p", "A02", 1, 1), "DNA", 0)]
+    planes = [("A01", "DNA", 1), ("A01", "GFP", None)]
+    # no plane of A02 is there, which the index has to promise as a whole; a projection stands for all planes
+    assert found_by(tmp_path, planes, expected_z=tuple(promised)).missing == (
+        Missing(key, "DNA", 0), Missing(key, "DNA", 2),
+    )  # fmt: skip
+    renamed = assemble(
+        Listing(tmp_path, (), ()),
+        Found("made up", [Plane(key, "DNA", 1, ImageRef("x"))], expected_z=tuple(promised)),
+        {"b": "DNA", "a": "DNA"},
+    )
+    assert [(gap.channel, gap.z) for gap in renamed.missing] == [("b", 0), ("b", 2), ("a", 0), ("a", 2)]
+
+
+def test_channels_are_in_the_order_of_the_instrument_as_far_as_it_is_known(tmp_path):
+    planes = [("A01", channel, None) for channel in ("a", "b", "c10", "c9")]
+    plate = found_by(tmp_path, planes, channels=("c", "b", "a", "b"))
+    assert plate.channels == ("b", "a", "c9", "c10")
+
+
+@pytest.mark.parametrize(
+    ("wells", "size"), [(None, 6), ((16, 24), 384), ((8, 12), 96), ((9, 12), 384), ((1, 1), 6), ((33, 48), 6)]
+)
+def test_the_size_of_the_plate_is_taken_from_the_files(tmp_path, wells, size):
+    assert found_by(tmp_path, [("A02", "DNA", None)], wells=wells).wells == size
+
+
+def test_wells_outside_of_the_plate_make_it_larger(tmp_path):
+    assert found_by(tmp_path, [("P24", "DNA", None)], wells=(8, 12)).wells == 384
+
+
+def test_an_ome_zarr_plate_that_is_not_read_is_listed_as_ignored(tmp_path):
+    touch(tmp_path, "A01_DAPI.tif")
+    store = tmp_path / "plate.ome.zarr"
+    store.mkdir()
+    (store / ".zattrs").write_text('{"plate": {"wells": [{"path": "A/1"}]}}')
+    assert read_plate(tmp_path, layout="pattern").ignored == ("plate.ome.zarr/",)
 
 
 def test_missing_planes_are_listed_in_plate_order(tmp_path):
@@ -601,7 +666,7 @@ def test_a_broken_file_has_no_description(tmp_path, content):
 
 # real folders
 
-IMAGEXPRESS_CHANNELS = ("Cy5", "DAPI", "FITC", "Texas Red")
+IMAGEXPRESS_CHANNELS = ("DAPI", "FITC", "Texas Red", "Cy5")
 
 
 @pytest.mark.realdata
@@ -610,13 +675,13 @@ IMAGEXPRESS_CHANNELS = ("Cy5", "DAPI", "FITC", "Texas Red")
     [
         ("bbbc013_plate", "pattern:channel-number-row-column", 48, 48, ("1", "2"), 0, 96),
         ("bbbc039/images", "pattern:imagexpress", 47, 50, ("1",), 373, 384),
-        ("vendor_layouts/Operetta", "harmony", 1, 2, ("Fluorescein (FITC)",), 0, 12),
-        ("vendor_layouts/CV8000", "cellvoyager", 3, 12, ("405", "488"), 0, 48),
+        ("vendor_layouts/Operetta", "harmony", 1, 2, ("Fluorescein (FITC)",), 0, 384),
+        ("vendor_layouts/CV8000", "cellvoyager", 3, 12, ("405", "488"), 0, 96),
         ("vendor_layouts/ImageXpress/1well-3C-2S-Zmix-T", "pattern:imagexpress", 1, 4, ("1", "2", "3"), 0, 48),
         ("vendor_layouts/ImageXpress/SingleChannel", "pattern:imagexpress", 2, 4, ("1",), 0, 48),
-        ("vendor_layouts/ImageXpress_exported/9987_Plate_3420", "imagexpress", 1, 1, ("DAPI",), 0, 6),
-        ("vendor_layouts/ImageXpress_exported/9987_Plate_3434", "imagexpress", 2, 4, IMAGEXPRESS_CHANNELS, 4, 6),
-        ("vendor_layouts/ImageXpress_exported/9987_Plate_3435", "imagexpress", 2, 8, IMAGEXPRESS_CHANNELS, 80, 6),
+        ("vendor_layouts/ImageXpress_exported/9987_Plate_3420", "imagexpress", 1, 1, ("DAPI",), 0, 96),
+        ("vendor_layouts/ImageXpress_exported/9987_Plate_3434", "imagexpress", 2, 4, IMAGEXPRESS_CHANNELS, 16, 96),
+        ("vendor_layouts/ImageXpress_exported/9987_Plate_3435", "imagexpress", 2, 8, IMAGEXPRESS_CHANNELS, 80, 96),
     ],
 )
 def test_real_folders(data_folder, folder, layout, wells, fields, channels, missing, size):

@@ -15,7 +15,7 @@ from xml.parsers import expat
 
 from cellinfer.errors import InputError
 from cellinfer.plate import FieldKey, ImageRef, natural_key
-from cellinfer.readers._protocol import Found, Plane
+from cellinfer.readers._protocol import Found, Plane, largest
 from cellinfer.readers._scan import Listing
 
 _CHUNK = 1 << 20
@@ -141,6 +141,11 @@ def read_elements(path: str, names: frozenset[str]) -> Elements:
     return result
 
 
+def whole(text: str | None) -> int:
+    """Return a whole number; 0 where there is none."""
+    return int(text) if text and text.isdecimal() and len(text) < 10 else 0
+
+
 class IndexedImage(NamedTuple):
     """One plane as an index lists it."""
 
@@ -167,6 +172,10 @@ class Index:
     pixel_sizes: frozenset[float] = frozenset()
     """In micrometres."""
     notes: tuple[str, ...] = ()
+    channels: tuple[str, ...] = ()
+    """In the instrument's order."""
+    grid: tuple[int, int] = (0, 0)
+    """Rows and columns of the plate; 0 if the index does not say."""
 
 
 class _Files:
@@ -237,6 +246,7 @@ def found_in(listing: Listing, layout: str, indexes: Iterable[Index]) -> Found:
     names = _plate_names(listing, [index for index, _ in placed])
     planes: list[Plane] = []
     expected: list[tuple[FieldKey, str]] = []
+    expected_z: list[tuple[FieldKey, str, int]] = []
     failed: list[str] = []
     notes: list[str] = []
     for index, paths in placed:
@@ -245,6 +255,8 @@ def found_in(listing: Listing, layout: str, indexes: Iterable[Index]) -> Found:
             place = (image.well, image.site, image.time)
             key = keys.get(place) or keys.setdefault(place, FieldKey(names[index.path], *place))
             expected.append((key, image.channel))
+            if image.z is not None:
+                expected_z.append((key, image.channel, image.z))
             if path is not None and image.good:
                 planes.append(Plane(key, image.channel, image.z, ImageRef(listing.absolute(path))))
             elif path is not None:
@@ -263,6 +275,9 @@ def found_in(listing: Listing, layout: str, indexes: Iterable[Index]) -> Found:
         layout=layout,
         planes=planes,
         expected=tuple(expected),
+        expected_z=tuple(expected_z),
+        channels=tuple(dict.fromkeys(channel for index, _ in placed for channel in index.channels)),
+        wells=largest(index.grid for index, _ in placed),
         ignored=(*unknown, *failed),
         pixel_size=size,
         notes=(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
@@ -17,6 +18,11 @@ class Plane(NamedTuple):
     z: int | None
     """Place in the z-stack; None for the only plane, or for a stored projection beside the planes of a stack."""
     ref: ImageRef
+
+
+def largest(grids: Iterable[tuple[int, int]]) -> tuple[int, int] | None:
+    """Return the largest of some plates, given by rows and columns; None if there is none."""
+    return max((grid for grid in grids if min(grid) > 0), key=lambda grid: grid[0] * grid[1], default=None)
 
 
 @dataclass(frozen=True)

@@ -16,12 +16,13 @@ from defusedxml.ElementTree import iterparse, parse
 from cellinfer.errors import InputError
 from cellinfer.plate import FieldKey, ImageRef, natural_key
 from cellinfer.readers._metadata import local_name, to_micrometres
-from cellinfer.readers._protocol import Found, Plane
+from cellinfer.readers._protocol import Found, Plane, largest
 from cellinfer.readers._scan import Listing
 from cellinfer.wells import well_name, well_sort_key
 
 _INDEX = "measurementdata.mlf"
 _DETAIL = "measurementdetail.mrf"
+_PLATE = ".wpi"
 _BROKEN_XML = (ParseError, ValueError, LookupError, OSError)
 """What a damaged XML file raises; ValueError also stands for entities, LookupError for an unknown encoding."""
 _CORRECTION = re.compile(r"[DS]C_(?!.*_T\d+F\d+L)|.*_Ill", re.IGNORECASE)
@@ -62,6 +63,8 @@ class _Measurement:
     corrections: frozenset[str]
     """Names (lower case) of the correction images."""
     notes: tuple[str, ...]
+    grid: tuple[int, int] = (0, 0)
+    """Rows and columns of the plate; 0 if nothing says."""
 
     @property
     def folder(self) -> str:
@@ -104,6 +107,17 @@ class _Measurement:
         """Name the channel of a record."""
         name = self._names[record.channel or "1"]
         return f"{name}-{record.action}" if name in self._repeated else name
+
+    def channels(self) -> list[str]:
+        """Return the names of the channels, in the order of their numbers and actions."""
+        kinds = {(each.channel or "1", each.action): each for each in self.images}
+        return [self.channel(kinds[kind]) for kind in sorted(kinds, key=lambda kind: natural_key(" ".join(kind)))]
+
+    def expected_z(self) -> Iterator[tuple[FieldKey, str, int]]:
+        """Yield the planes that stacks should have."""
+        for record in self.images:
+            if record.z is not None and not record.projection:
+                yield self.key(record), self.channel(record), record.z
 
     def key(self, record: _Record) -> FieldKey:
         """Name the field of a record."""
@@ -167,6 +181,9 @@ class CellVoyagerReader:
             layout=self.name,
             planes=planes,
             expected=tuple({pair for measurement in measurements for pair in measurement.expected()}),
+            expected_z=tuple({each for measurement in measurements for each in measurement.expected_z()}),
+            channels=tuple(dict.fromkeys(name for measurement in measurements for name in measurement.channels())),
+            wells=largest(measurement.grid for measurement in measurements),
             ignored=tuple(unused),
             pixel_size=size,
             notes=(
@@ -267,7 +284,15 @@ def _measurement(listing: Listing, index: str) -> _Measurement:
         sizes={number: size for number, size in sizes.items() if size},
         corrections=frozenset(_attribute(each, "ShadingCorrectionSource").casefold() for each in channels.values()),
         notes=tuple(broken),
+        grid=_grid(document(next((name for name in beside.values() if name.lower().endswith(_PLATE)), ""))),
     )
+
+
+def _grid(plate: Element | None) -> tuple[int, int]:
+    """Return rows and columns that the description of a plate says."""
+    said = ["", ""] if plate is None else [_attribute(plate, name) for name in ("Rows", "Columns")]
+    rows, columns = (int(text) if text.isdecimal() and len(text) < 10 else 0 for text in said)
+    return rows, columns
 
 
 def _elements(root: Element | None, name: str) -> list[Element]:

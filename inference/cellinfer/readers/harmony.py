@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 from cellinfer.errors import InputError
+from cellinfer.plate import natural_key
 from cellinfer.readers._index import (
     Element,
     Elements,
@@ -17,6 +18,7 @@ from cellinfer.readers._index import (
     found_in,
     read_index,
     unusable,
+    whole,
 )
 from cellinfer.readers._metadata import to_micrometres
 from cellinfer.readers._protocol import Found
@@ -31,7 +33,7 @@ _RECORDS = {"Plate": None, "Entry": "Maps", "Image": "Images"}
 """Elements with fields -> the section that they count in (wells name their images once more)."""
 _FIELDS = frozenset(
     {"PlateID", "Name", "URL", "State", "Row", "Col", "FieldID", "PlaneID", "TimepointID", "ChannelID", "ChannelName",
-     "ImageResolutionX"}
+     "ImageResolutionX", "PlateRows", "PlateColumns"}
 )  # fmt: skip
 _WANTED = _FIELDS | _SECTIONS | frozenset(_RECORDS)
 _SLOW_KINETIC = re.compile(r"sk(\d+)")
@@ -123,7 +125,15 @@ def _index(path: str, elements: Elements) -> Index:
     indexed = checked(path, lambda: tuple(_image(image, names, shift) for image in images))
     resolutions = {(each["ImageResolutionX"], each["Unit"]) for each in [*images, *entries] if "Unit" in each}
     sizes = frozenset(size for value, unit in resolutions if (size := to_micrometres(value, unit)))
-    return Index(path, plate.get("Name") or plate.get("PlateID") or "", indexed, sizes, notes)
+    return Index(
+        path,
+        plate.get("Name") or plate.get("PlateID") or "",
+        indexed,
+        sizes,
+        notes,
+        channels=tuple(names[number] for number in sorted(names, key=natural_key)),
+        grid=(whole(plate.get("PlateRows")), whole(plate.get("PlateColumns"))),
+    )
 
 
 def _image(image: Mapping[str, str], names: Mapping[str, str], shift: int) -> IndexedImage:

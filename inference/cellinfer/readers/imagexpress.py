@@ -15,7 +15,7 @@ from typing import NamedTuple
 from cellinfer.errors import InputError
 from cellinfer.plate import FieldKey, ImageRef, natural_key
 from cellinfer.readers._metadata import description, pixel_size
-from cellinfer.readers._protocol import Found, Plane
+from cellinfer.readers._protocol import Found, Plane, largest
 from cellinfer.readers._scan import Listing
 from cellinfer.readers.pattern import unmatched_note
 from cellinfer.wells import normalise_well, well_name
@@ -26,6 +26,8 @@ _MAX_EXPECTED = 1_000_000
 """Images that an index may promise and still have each of them looked for."""
 _MAX_SITES = 10_000
 _MAX_WAVES = 100
+_MOST_STEPS = 1000
+"""Planes of a stack that are listed one by one if they are not there."""
 _TRIED = 20
 """Plates whose indexes are tried until one is good, to tell whether the layout is this one."""
 _COPIES = 3
@@ -71,6 +73,8 @@ class _File(NamedTuple):
 class _Index:
     """What an HTD file promises."""
 
+    grid: tuple[int, int]
+    """Rows and columns of the plate."""
     wells: tuple[str, ...]
     sites: tuple[int, ...]
     """Numbers of the selected sites if these alone are counted, as MetaXpress and Bio-Formats do."""
@@ -174,6 +178,7 @@ class ImageXpressReader:
         used = {file.path for plate in plates for file in plate.known}
         in_plates = {file.path for plate in plates for file in plate.files}
         size, size_notes = _size(listing, plates)
+        indexed = [plate.index for plate in plates if plate.index]
         return Found(
             layout=self.name,
             planes=[
@@ -182,6 +187,11 @@ class ImageXpressReader:
             expected=tuple(
                 pair for name, plate in zip(names, plates, strict=True) for pair in _expected(name, plate, root.time)
             ),
+            expected_z=tuple(
+                each for name, plate in zip(names, plates, strict=True) for each in _expected_z(name, plate, root)
+            ),
+            channels=tuple(dict.fromkeys(name for plate in indexed for name in plate.channels.values())),
+            wells=largest(index.grid for index in indexed),
             ignored=tuple(path for path in listing.images if path not in used),
             pixel_size=size,
             notes=(
@@ -360,6 +370,7 @@ def _parse(text: str) -> _Index:
     grid = _sites(values)
     waves = _count(values, "NWavelengths", _MAX_WAVES) if _flag(values, "Waves", default=True) else 1
     return _Index(
+        grid=(rows, columns),
         wells=wells,
         sites=tuple(range(1, len(grid) + 1)),
         grid_sites=grid,
@@ -503,6 +514,17 @@ def _expected(name: str, plate: _PlateFiles, time: int | None) -> Iterable[tuple
     channels = [index.channels[wave] for wave in index.collected]
     keys = (FieldKey(name, *place) for place in product(index.wells, plate.sites, times))
     return ((key, channel) for key in keys for channel in channels)
+
+
+def _expected_z(name: str, plate: _PlateFiles, root: _Place) -> Iterable[tuple[FieldKey, str, int]]:
+    """Return the planes that the index promises for the stacks that are not whole."""
+    if plate.index is None or root.z is not None:
+        return
+    stacks = Counter((file.well, file.site, file.time, file.wave) for file in plate.known if file.z is not None)
+    for (well, site, time, wave), count in stacks.items():
+        if count < plate.index.steps <= _MOST_STEPS:
+            key = FieldKey(name, well, site, time)
+            yield from ((key, plate.index.channels[wave], z) for z in range(1, plate.index.steps + 1))
 
 
 def _too_many(plate: _PlateFiles, time: int | None) -> int:

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import PurePosixPath
 
 from cellinfer.errors import InputError
+from cellinfer.plate import natural_key
 from cellinfer.readers._index import (
     Element,
     Elements,
@@ -19,6 +20,7 @@ from cellinfer.readers._index import (
     found_in,
     read_index,
     unusable,
+    whole,
 )
 from cellinfer.readers._metadata import to_micrometres
 from cellinfer.readers._protocol import Found
@@ -29,7 +31,7 @@ _SUFFIX = ".xdce"
 _ROOT = "ImageStack"
 _WANTED = frozenset(
     {"ImageStack", "ObjectiveCalibration", "Wavelength", "ExcitationFilter", "EmissionFilter", "Images", "Image", "Row",
-     "Column", "Identifier"}
+     "Column", "Identifier", "Plate"}
 )  # fmt: skip
 
 
@@ -86,6 +88,7 @@ def _names_files(elements: Elements) -> bool:
 def _index(path: str, elements: list[Element]) -> Index:
     """Read one index: the channels come first, then the images with their places."""
     plate = PurePosixPath(path).stem
+    grid = (0, 0)
     sizes: set[float] = set()
     waves: dict[str, dict[str, str]] = {}
     images: list[dict[str, str]] = []
@@ -102,6 +105,8 @@ def _index(path: str, elements: list[Element]) -> Index:
             current[name] = attributes.get("number", "")
         elif name in ("ExcitationFilter", "EmissionFilter"):
             current[name] = attributes.get("name", "").strip()
+        elif name == "Plate":
+            grid = (whole(attributes.get("rows")), whole(attributes.get("columns")))
         elif name == "ImageStack":
             plate = attributes.get("PlateID") or plate
         elif name == "ObjectiveCalibration" and (
@@ -110,7 +115,8 @@ def _index(path: str, elements: list[Element]) -> Index:
             sizes.add(size)
     channels = _channels(images, waves)
     indexed = checked(path, lambda: tuple(_image(image, channels) for image in images))
-    return Index(path, plate, indexed, frozenset(sizes))
+    order = tuple(channels[wave] for wave in sorted(channels, key=natural_key))
+    return Index(path, plate, indexed, frozenset(sizes), channels=order, grid=grid)
 
 
 def _image(image: dict[str, str], channels: dict[str, str]) -> IndexedImage:

@@ -147,6 +147,8 @@ class LoadDataReader:
                 for claim, file in resolved.found
             ],
             expected=tuple({(claim.key, claim.channel) for claim in claims}),
+            expected_z=tuple({(claim.key, claim.channel, claim.z) for claim in claims if claim.z is not None}),
+            channels=tuple(columns.images),
             ignored=tuple(unused),
             pixel_size=pixel_size(description(listing.absolute(first))),
             notes=(

@@ -20,7 +20,7 @@ from cellinfer.readers._metadata import (
     to_micrometres,
 )
 from cellinfer.readers._positions import place
-from cellinfer.readers._protocol import Found, Plane
+from cellinfer.readers._protocol import Found, Plane, largest
 from cellinfer.readers._scan import Listing
 from cellinfer.readers.pattern import NameParts, name_parts, plate_names, recognise, unmatched_note
 from cellinfer.wells import well_name
@@ -111,7 +111,7 @@ class OmeTiffReader:
             expected=tuple((key, channel) for key, channel, _ in expected),
             expected_z=tuple((key, channel, z) for key, channel, z in expected if z is not None),
             channels=tuple(collected.channels),
-            wells=max(collected.grids, default=None),
+            wells=largest(collected.grids),
             ignored=unused,
             pixel_size=collected.pixel_size,
             notes=(

@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 from cellinfer.errors import ImageError, InputError
 from cellinfer.plate import FieldKey, ImageRef, natural_key
 from cellinfer.readers._metadata import MICROMETRES, PLATE_TYPE
-from cellinfer.readers._protocol import Found, Plane
+from cellinfer.readers._protocol import Found, Plane, largest
 from cellinfer.readers._scan import Listing
 from cellinfer.wells import normalise_well, row_number, well_name
 from cellinfer.zarr_metadata import Json, as_dict, as_list, attributes, plate, read_array
@@ -77,6 +77,8 @@ class OmeZarrReader:
             layout=self.name,
             planes=planes,
             expected=tuple(pair for store in stores for pair in store.expected()),
+            channels=tuple(dict.fromkeys(channel for store in stores for channel in store.channels)),
+            wells=largest(store.grid for store in stores),
             ignored=listing.images,
             pixel_size=next((size for store in stores for size in store.pixel_sizes), None),
             notes=tuple(notes),
@@ -143,6 +145,10 @@ class _Store:
     """Images that cannot be used, and why."""
     lost_wells: list[tuple[str, str]] = field(default_factory=list)
     pixel_sizes: dict[float, None] = field(default_factory=dict)
+    channels: dict[str, None] = field(default_factory=dict)
+    """In the order of the arrays."""
+    grid: tuple[int, int] = (0, 0)
+    """Rows and columns of the plate."""
     _moved: list[str] = field(default_factory=list)
 
     def collect(self) -> None:
@@ -209,6 +215,7 @@ class _Store:
     def _wells(self, described: Json) -> dict[str, str]:
         """Map well names to their folders."""
         rows, columns = as_list(described.get("rows")), as_list(described.get("columns"))
+        self.grid = (_extent(rows, letters=True), _extent(columns, letters=False))
         wells: dict[str, str] = {}
         for entry in map(as_dict, as_list(described.get("wells"))):
             path = _path(entry.get("path"), self.root)
@@ -254,6 +261,7 @@ class _Store:
         if len(self.planes) + times * depth * count > _MAX_PLANES:
             raise InputError(f"{self.root} declares more than {_MAX_PLANES} planes, which is not possible")
         names = _channel_names(layout.labels, count)
+        self.channels |= dict.fromkeys(names)
         for t in range(times):
             key = FieldKey(spot.plate, spot.well, spot.site, t + 1)
             for (c, name), z in product(enumerate(names), range(depth)):
@@ -285,6 +293,11 @@ def _place(listed: list[Any], index: object, *, letters: bool) -> int | None:
     if letters and re.fullmatch("[A-Za-z]{1,2}", name):
         return row_number(name)
     return int(name) if re.fullmatch("[0-9]{1,2}", name) else None
+
+
+def _extent(listed: list[Any], *, letters: bool) -> int:
+    """Return the last row or column that a plate's list names: some writers list only those that they use."""
+    return max((_place(listed, number, letters=letters) or 0 for number in range(len(listed))), default=0)
 
 
 def _well_of_path(path: str) -> str | None:

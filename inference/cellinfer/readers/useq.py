@@ -16,7 +16,7 @@ from cellinfer.errors import InputError
 from cellinfer.plate import FieldKey, ImageRef, natural_key
 from cellinfer.readers._metadata import to_micrometres
 from cellinfer.readers._positions import place
-from cellinfer.readers._protocol import Found, Plane
+from cellinfer.readers._protocol import Found, Plane, largest
 from cellinfer.readers._scan import Listing
 from cellinfer.wells import well_name
 from cellinfer.zarr_metadata import Json, as_dict, as_list
@@ -77,7 +77,7 @@ class UseqReader:
             layout=self.name,
             planes=planes,
             channels=tuple(channels),
-            wells=max(grids, default=None),
+            wells=largest(grids),
             ignored=unused,
             pixel_size=next(iter(sizes)) if len(sizes) == 1 else None,
             notes=tuple(dict.fromkeys(notes)),
