@@ -77,6 +77,15 @@ def read(folder):
     return assemble(listing, reader.read(listing))
 
 
+def test_channels_are_in_the_order_of_the_waves_and_the_plate_is_as_large_as_told(tmp_path):
+    filters = [("TL", "Zebra"), ("UV", "Alpha")]
+    images = [image_xml(1, 1, 0, wave, filters=filters) for wave in (1, 0)]
+    plate = read(
+        write(tmp_path, images, [file_name(1, 1, 0, wave, filters=filters) for wave in (0, 1)], filters=filters)
+    )
+    assert (plate.channels, plate.wells) == (("Zebra", "Alpha"), 96)
+
+
 def test_wells_fields_and_filters_come_from_the_index(tmp_path):
     plate = read(plate_of(tmp_path))
     assert (plate.layout, plate.name, plate.wells, plate.channels) == ("incell", "Plate 3", 96, ("DAPI", "FITC"))

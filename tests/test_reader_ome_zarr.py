@@ -111,6 +111,17 @@ def write_plate(folder, version="0.4", wells=("A/1", "B/12"), fields=("0", "1"),
 # what is read
 
 
+def test_the_plate_is_as_large_as_its_rows_and_columns(tmp_path):
+    """Four wells of a 384-well plate; a list of only the rows in use tells no more than its wells do."""
+    rows, columns = ([{"name": chr(ord("A") + row)} for row in range(16)], [{"name": str(n)} for n in range(1, 25)])
+    for name in ("all", "some"):
+        write_plate(tmp_path / name, wells=("A/1",))
+    described = plate_metadata(("A/1",))
+    described["plate"] |= {"rows": rows, "columns": columns}
+    group(tmp_path / "all", "0.4", described)
+    assert (read(tmp_path / "all").wells, read(tmp_path / "some").wells) == (384, 6)
+
+
 @pytest.mark.parametrize("version", VERSIONS)
 @pytest.mark.parametrize("inside", [True, False])
 def test_a_plate_is_read_with_everything_it_says(tmp_path, version, inside):

@@ -146,7 +146,11 @@ def recognise(images: tuple[str, ...]) -> tuple[NamePattern, dict[str, NameParts
     tuple or None
         The pattern and what it says of each path that it matches; None if no pattern matches half of the images.
     """
-    matched = [(pattern, _parse_all(pattern, images)) for pattern in built_in_patterns()]
+    matched: list[tuple[NamePattern, dict[str, NameParts]]] = []
+    for pattern in built_in_patterns():
+        matched.append((pattern, _parse_all(pattern, images)))
+        if len(matched[-1][1]) == len(images):
+            break  # none can be better, and of equals the first is taken
     best = max(len(parsed) for _, parsed in matched)
     if best < max(1, _LEAST * len(images)):
         return None
