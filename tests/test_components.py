@@ -76,7 +76,8 @@ def test_independent_libraries_agree(image):
 @given(masks)
 def test_nearest_target_is_exact(targets):
     squared, index = distance.nearest(targets)
-    np.testing.assert_array_equal(squared, distance_twin.nearest(targets)[0])
+    for ours, expected in zip((squared, index), distance_twin.nearest(targets), strict=True):
+        np.testing.assert_array_equal(ours, expected)
     if targets.any():
         np.testing.assert_allclose(np.sqrt(squared), ndimage.distance_transform_edt(~targets))
         y, x = np.divmod(index, targets.shape[1])
@@ -85,6 +86,24 @@ def test_nearest_target_is_exact(targets):
         np.testing.assert_array_equal((grid_y - y) ** 2 + (grid_x - x) ** 2, squared)
     else:
         assert np.all(index == -1)
+
+
+@UNHURRIED
+@given(masks, st.sampled_from([0, 1, 1.4, 1.5, 2, 3, 4.3, 100, np.inf]))
+def test_what_is_within_a_distance_is_exact(targets, distance_asked):
+    near = distance.within(targets, distance_asked)
+    if targets.any():
+        np.testing.assert_array_equal(near, ndimage.distance_transform_edt(~targets) <= distance_asked)
+        np.testing.assert_array_equal(near, distance_twin.within(targets, distance_asked))
+    else:
+        assert not near.any()
+
+
+def test_a_distance_is_not_negative():
+    for wrong in (-1.0, float("nan")):
+        with pytest.raises(ValueError, match="negative"):
+            distance.within(np.ones((2, 2)), wrong)
+    assert distance.within(np.zeros((0, 3)), 2.0).shape == (0, 3)
 
 
 def test_a_gap_between_two_objects_is_no_hole():

@@ -164,12 +164,32 @@ def test_an_intensity_edge_stops_a_cell_where_distance_alone_would_not():
 
 
 @UNHURRIED
+@given(scenes(), distances)
+def test_expand_equals_twin_and_skimage(scene, max_distance):
+    seeds = scene[0]
+    result = watershed.expand(seeds, max_distance)
+    assert result.dtype == np.int32
+    if seeds.any():
+        np.testing.assert_array_equal(result, twin.expand(seeds, max_distance))
+        apart = segmentation.expand_labels(seeds, min(max_distance, 99.0))
+        np.testing.assert_array_equal(result > 0, apart > 0)
+        for name in np.unique(seeds[seeds > 0]):  # ties aside: never farther than from another seed
+            away = ndimage.distance_transform_edt(seeds != name)
+            np.testing.assert_array_equal(
+                away[result == name], ndimage.distance_transform_edt(seeds == 0)[result == name]
+            )
+    else:
+        assert not result.any()
+
+
+@UNHURRIED
 @given(scenes(max_side=8))
 def test_growth_leaves_its_input_alone(scene):
     before = [array.copy() for array in scene]
     seeds, image, mask = scene
     watershed.flood(image, seeds, mask)
     watershed.propagate(seeds, image, mask, 2.0)
+    watershed.expand(seeds, 2.0)
     for array, old in zip(scene, before, strict=True):
         np.testing.assert_array_equal(array, old)
 
@@ -178,7 +198,8 @@ def test_growth_leaves_its_input_alone(scene):
 def test_nothing_grows_from_nothing(shape):
     empty = np.zeros(shape, np.int32)
     assert watershed.flood(np.zeros(shape), empty).shape == shape
-    assert not watershed.propagate(empty, np.zeros(shape), None, 3.0).any()
+    assert watershed.propagate(empty, np.zeros(shape), None, 3.0).shape == shape
+    assert watershed.expand(empty, 3.0).shape == shape
 
 
 def test_high_ids_cost_nothing():

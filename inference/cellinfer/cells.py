@@ -6,9 +6,10 @@ from typing import Literal, NamedTuple
 
 import cv2
 import numpy as np
-from cellinfer_kernels.components import border_ids, fill_holes
+from cellinfer_kernels.components import as_labels, border_ids, fill_holes
+from cellinfer_kernels.distance import within
 from cellinfer_kernels.normalise import percentiles
-from cellinfer_kernels.watershed import propagate
+from cellinfer_kernels.watershed import expand, propagate
 from numpy.typing import NDArray
 
 Labels = NDArray[np.int32]
@@ -50,22 +51,24 @@ def compartments(
         `"drop"` removes every cell whose nucleus touches the edge of the field. Nuclei at the edge still claim their
         cytoplasm first, so that it does not fall to a neighbour.
     """
+    nuclei = as_labels(nuclei)
     cells = grow_cells(nuclei, image, distance, diameter=diameter)
     total = int(nuclei.max(initial=0))
     keep = np.ones(total + 1, bool)
     if edge == "drop":
         keep[border_ids(nuclei)] = False
     keep[0] = False
-    renumber = np.where(keep, np.cumsum(keep), 0).astype(np.int32)
-    nuclei, cells = renumber[nuclei], renumber[cells]
     kept = np.flatnonzero(keep).astype(np.int32)
-    return Compartments(nuclei, cells, np.where(nuclei == 0, cells, np.int32(0)), kept, total - kept.size)
+    if kept.size < total:
+        renumber = np.where(keep, np.cumsum(keep), 0).astype(np.int32)
+        nuclei, cells = np.take(renumber, nuclei), np.take(renumber, cells)
+    # A cell holds its nucleus, so that the difference is 0 there.
+    return Compartments(nuclei, cells, cells - nuclei, kept, total - kept.size)
 
 
 def perinuclear_ring(parts: Compartments, width: float) -> Labels:
     """Return the part of each cytoplasm that lies within `width` pixels of a nucleus, `(H, W)` int32."""
-    away = cv2.distanceTransform((parts.nuclei == 0).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
-    return np.where(away <= width, parts.cytoplasm, np.int32(0))
+    return np.where(within(parts.nuclei, width), parts.cytoplasm, np.int32(0))
 
 
 def grow_cells(nuclei: Labels, image: NDArray[np.generic] | None, distance: float, *, diameter: float) -> Labels:
@@ -87,12 +90,14 @@ def grow_cells(nuclei: Labels, image: NDArray[np.generic] | None, distance: floa
         `(H, W)` int32 with the ids of `nuclei`; each cell holds its nucleus.
     """
     if image is None or not nuclei.any():
-        return propagate(nuclei, np.zeros(nuclei.shape, np.float32), None, distance, 1.0)
-    finite = np.nan_to_num(image.astype(np.float32), posinf=0, neginf=0)
+        return expand(nuclei, distance)
+    finite = image.astype(np.float32)
+    if image.dtype.kind == "f":
+        np.nan_to_num(finite, copy=False, posinf=0, neginf=0)
     smooth = np.asarray(cv2.GaussianBlur(finite, (0, 0), 1.0), dtype=np.float32)
     threshold, background, bright = _levels(smooth, nuclei, diameter)
     if bright - background <= 1e-4 * abs(bright):  # no contrast to follow
-        return propagate(nuclei, np.zeros(nuclei.shape, np.float32), None, distance, 1.0)
+        return expand(nuclei, distance)
     scaled = np.clip((smooth - background) / (bright - background), 0, 1)
     return fill_holes(propagate(nuclei, scaled, smooth > threshold, distance, _REGULARIZATION))
 
@@ -110,8 +115,8 @@ def background_level(image: NDArray[np.generic]) -> float:
 
 def _levels(smooth: NDArray[np.float32], nuclei: Labels, diameter: float) -> tuple[float, float, float]:
     """Return the threshold of cytoplasm, the level of the background, and that of the brightest cells."""
-    away = cv2.distanceTransform((nuclei == 0).astype(np.uint8), cv2.DIST_L2, 3)
-    ring = smooth[(away > 0) & (away <= max(1.5, RING * diameter))]
+    inside = nuclei > 0
+    ring = smooth[within(inside, max(1.5, RING * diameter)) & ~inside]
     darkest, background, bright = map(float, percentiles(smooth, (0.1, _BACKGROUND, 99.5)))
     if not ring.size:
         return background, background, bright

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,9 @@ from numpy.typing import NDArray
 from cellinfer_kernels._jit import inlined, kernel
 from cellinfer_kernels.components import Groups, as_mask, group
 
-__all__ = ["depth", "depths", "depths_within_image", "nearest"]
+__all__ = ["depth", "depths", "depths_within_image", "half_widths", "nearest", "within"]
+
+_MOST_ROWS = 65534
 
 
 def nearest(targets: NDArray[Any]) -> tuple[NDArray[np.float64], NDArray[np.int32]]:
@@ -28,7 +31,8 @@ def nearest(targets: NDArray[Any]) -> tuple[NDArray[np.float64], NDArray[np.int3
     squared : ndarray of float64
         Squared distance in pixels between pixel centres; 0 on targets, inf if there is no target.
     index : ndarray of int32
-        Flat index of one nearest target; -1 if there is none.
+        Flat index of the nearest target; of several the one in the leftmost column, and there the uppermost. -1 if
+        there is none.
 
     Raises
     ------
@@ -39,27 +43,29 @@ def nearest(targets: NDArray[Any]) -> tuple[NDArray[np.float64], NDArray[np.int3
 
 
 @kernel
-def _nearest_rows(targets: Any) -> Any:
-    """Row of the nearest target in the same column, -1 where the column has none."""
+def nearest_rows(targets: Any) -> Any:
+    """Row of the nearest target in the same column (the upper of two), -1 where the column has none."""
     height, width = targets.shape
-    rows = np.full((height, width), -1, np.int32)
+    rows = np.empty((height, width), np.int32)
+    before = np.full(width, -1, np.int32)
     for y in range(height):
+        marked = targets[y]
+        row = rows[y]
         for x in range(width):
-            if targets[y, x]:
-                rows[y, x] = y
-            elif y > 0:
-                rows[y, x] = rows[y - 1, x]
+            before[x] = np.int32(y) if marked[x] else before[x]
+            row[x] = before[x]
     for y in range(height - 2, -1, -1):
+        here = np.int32(y)
+        below = rows[y + 1]
+        row = rows[y]
         for x in range(width):
-            above = rows[y, x]
-            below = rows[y + 1, x]
-            if below > y and (above < 0 or below - y < y - above):
-                rows[y, x] = below
+            nearer = (below[x] > here) & ((row[x] < 0) | (below[x] - here < here - row[x]))
+            row[x] = below[x] if nearer else row[x]
     return rows
 
 
 @inlined
-def _add_parabola(sites: Any, heights: Any, begins: Any, count: Any, x: Any, level: Any) -> Any:
+def add_parabola(sites: Any, heights: Any, begins: Any, count: Any, x: Any, level: Any) -> Any:
     """Put the parabola `level + (. - x)**2` to the right end of a lower envelope; return its new size."""
     begin = -np.inf
     while count > 0:
@@ -77,7 +83,7 @@ def _add_parabola(sites: Any, heights: Any, begins: Any, count: Any, x: Any, lev
 @kernel
 def _nearest(targets: Any) -> Any:
     height, width = targets.shape
-    rows = _nearest_rows(targets)
+    rows = nearest_rows(targets)
     squared = np.full((height, width), np.inf)
     index = np.full((height, width), -1, np.int32)
     sites = np.empty(width, np.int64)
@@ -88,7 +94,7 @@ def _nearest(targets: Any) -> Any:
         for x in range(width):
             row = rows[y, x]
             if row >= 0:
-                count = _add_parabola(sites, heights, begins, count, x, np.float64((y - row) * (y - row)))
+                count = add_parabola(sites, heights, begins, count, x, np.float64((y - row) * (y - row)))
         if count == 0:
             continue
         current = 0
@@ -99,6 +105,91 @@ def _nearest(targets: Any) -> Any:
             squared[y, x] = heights[current] + (x - site) * (x - site)
             index[y, x] = rows[y, site] * width + site
     return squared, index
+
+
+def within(targets: NDArray[Any], distance: float) -> NDArray[np.bool_]:
+    """Mark the pixels that lie within a distance of a target.
+
+    Parameters
+    ----------
+    targets
+        2-D mask; non-zero pixels are targets.
+    distance
+        Largest distance in pixels between pixel centres, exact; >= 0.
+
+    Returns
+    -------
+    ndarray of bool
+        True on targets, too.
+
+    Raises
+    ------
+    ValueError
+        If the mask is not 2-D, or the distance negative, NaN, or above 65,533 in an image as large as that.
+    """
+    mask = as_mask(targets)
+    halves = half_widths(distance, mask.shape)
+    if halves.size > _MOST_ROWS:
+        raise ValueError(f"distance must be less than {_MOST_ROWS:,}, got {distance!r}")
+    return _within(mask, halves)  # type: ignore[no-any-return]
+
+
+def half_widths(distance: float, shape: tuple[int, ...]) -> NDArray[np.int32]:
+    """Return how many pixels a disk reaches to each side in the rows 0, 1, ... from its centre.
+
+    Parameters
+    ----------
+    distance
+        Radius of the disk, pixels; >= 0.
+    shape
+        Height and width of the image: larger disks are cut down to what covers it from anywhere.
+
+    Raises
+    ------
+    ValueError
+        If the distance is negative or NaN.
+    """
+    if not distance >= 0:
+        raise ValueError(f"distance must not be negative, got {distance!r}")
+    limit = int(min(distance, sum(shape)) ** 2)
+    return np.array([math.isqrt(limit - row * row) for row in range(math.isqrt(limit) + 1)], np.int32)
+
+
+@kernel
+def _within(targets: Any, halves: Any) -> Any:
+    height, width = targets.shape
+    one = np.uint16(1)
+    too_far = np.uint16(halves.size)
+    reaches = np.append(halves, np.int32(-1))  # by rows to the nearest target
+    above = np.empty((height, width), np.uint16)
+    before = np.full(width, too_far, np.uint16)
+    for y in range(height):
+        marked = targets[y]
+        row = above[y]
+        for x in range(width):
+            before[x] = np.uint16(0) if marked[x] else min(np.uint16(before[x] + one), too_far)
+            row[x] = before[x]
+    result = np.empty((height, width), np.bool_)
+    before[:] = too_far
+    for y in range(height - 1, -1, -1):
+        row = above[y]
+        nearest_one = too_far
+        for x in range(width):
+            before[x] = min(np.uint16(before[x] + one), row[x])
+            nearest_one = min(nearest_one, before[x])
+        marks = result[y]
+        marks[:] = False
+        if nearest_one == too_far:
+            continue
+        covered = np.int32(-1)  # as far as what lies to the left reaches
+        for x in range(width):
+            covered = max(covered, np.int32(x) + reaches[before[x]])
+            marks[x] = covered >= np.int32(x)
+        covered = np.int32(width)
+        for x in range(width - 1, -1, -1):
+            covered = min(covered, np.int32(x) - reaches[before[x]])
+            marks[x] |= covered <= np.int32(x)
+    return result
 
 
 def depth(labels: NDArray[Any]) -> NDArray[np.float64]:
@@ -231,12 +322,12 @@ def _depths(
             base = (rows[run] - top + 1) * wide - left
             count = 0
             if rim or start > 0:
-                count = _add_parabola(sites, heights, begin_at, 0, start - 1, 0.0)
+                count = add_parabola(sites, heights, begin_at, 0, start - 1, 0.0)
             for x in range(start, stop):
                 level = np.float64(steps[base + x])
-                count = _add_parabola(sites, heights, begin_at, count, x, level * level)
+                count = add_parabola(sites, heights, begin_at, count, x, level * level)
             if rim or stop < width:
-                count = _add_parabola(sites, heights, begin_at, count, stop, 0.0)
+                count = add_parabola(sites, heights, begin_at, count, stop, 0.0)
             current = 0
             for x in range(start, stop):
                 while current + 1 < count and begin_at[current + 1] < x:

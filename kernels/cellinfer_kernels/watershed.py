@@ -5,7 +5,6 @@ Both are exact and deterministic: a priority queue ordered by value and then by 
 
 from __future__ import annotations
 
-import math
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,8 +13,9 @@ from numpy.typing import NDArray
 from cellinfer_kernels._heap import doubled, push, remove_first
 from cellinfer_kernels._jit import inlined, kernel
 from cellinfer_kernels.components import Labels, as_labels, as_mask, compact, find_components
+from cellinfer_kernels.distance import add_parabola, half_widths, nearest_rows
 
-__all__ = ["flood", "propagate"]
+__all__ = ["expand", "flood", "propagate"]
 
 _CLOSED = -1
 _CONTESTED = -1
@@ -142,10 +142,39 @@ def propagate(
     steps = _steps(padded, np.float32(1 / unit), np.float32(across**2), np.float32(2 * across**2))
     fineness = max(1, int(across + 0.5)).bit_length() - 1
     if max_distance < np.hypot(*starts.shape):
-        reach = _reach(starts, top, int(max_distance**2))
+        reach = _reach(starts, top, half_widths(max_distance, starts.shape))
     else:
         reach = _EVERYWHERE
     return _propagate(starts, mask, steps, reach, top.bit_length(), fineness)  # type: ignore[no-any-return]
+
+
+def expand(seeds: NDArray[Any], max_distance: float) -> Labels:
+    """Grow seeds evenly: every pixel within reach goes to the nearest seed, as `skimage.segmentation.expand_labels`.
+
+    CellProfiler's IdentifySecondaryObjects "Distance - N" does the same.
+
+    Parameters
+    ----------
+    seeds
+        (H, W) label image of fewer than 2**31 pixels.
+    max_distance
+        Largest Euclidean distance in pixels between the centre of a pixel and the nearest pixel of its seed, exact.
+
+    Returns
+    -------
+    ndarray of int32
+        Label image with the seeds' ids. Of equally near seeds the one with the pixel in the leftmost column has it, and
+        there the uppermost.
+
+    Raises
+    ------
+    ValueError
+        If the seeds are not a label image, or the distance is negative or NaN.
+    """
+    starts = as_labels(seeds)
+    halves = half_widths(max_distance, starts.shape)
+    limit = min(float(max_distance), float(sum(starts.shape))) ** 2
+    return _expand(starts, limit, halves.size - 1)  # type: ignore[no-any-return]
 
 
 def _inside(mask: NDArray[Any] | None, shape: tuple[int, ...]) -> NDArray[np.bool_]:
@@ -391,10 +420,9 @@ _EVERYWHERE = _Reach(
 )
 
 
-def _reach(seeds: Labels, top: int, limit: int) -> _Reach:
-    """Find the pixels within sqrt(limit) of each seed."""
-    reach = math.isqrt(limit)
-    halves = np.array([math.isqrt(limit - row * row) for row in range(-reach, reach + 1)], np.int32)
+def _reach(seeds: Labels, top: int, widths: NDArray[np.int32]) -> _Reach:
+    """Find the pixels near enough to each seed; `widths` as from `half_widths`."""
+    halves = np.concatenate([widths[:0:-1], widths])
     begins, left, right, gaps = _reached_columns(seeds, top, halves)
     return _Reach(begins, left, right, gaps, halves)
 
@@ -621,4 +649,36 @@ def _grown(seeds: Any, best: Any, names: Any) -> Any:
         for x in range(width):
             found = reached[x] & names if reached[x] != _UNREACHED else 0
             result[y, x] = seeds[y, x] if seeds[y, x] > 0 else found
+    return result
+
+
+@kernel
+def _expand(seeds: Any, limit: Any, reach: Any) -> Any:
+    """Find the nearest seed pixel as `cellinfer_kernels.distance.nearest` does, where there is one in reach."""
+    height, width = seeds.shape
+    rows = nearest_rows(seeds)
+    result = seeds.copy()
+    sites = np.empty(width, np.int64)
+    heights = np.empty(width, np.float64)
+    begins = np.empty(width, np.float64)
+    for y in range(height):
+        row = seeds[y]
+        count = 0
+        for x in range(width):
+            if row[x] > 0 and 0 < x < width - 1 and row[x - 1] > 0 and row[x + 1] > 0:
+                continue  # whatever is not a seed itself has a nearer one
+            away = np.int64(abs(rows[y, x] - y))
+            if rows[y, x] >= 0 and away <= reach:
+                count = add_parabola(sites, heights, begins, count, x, np.float64(away * away))
+        if count == 0:
+            continue
+        current = 0
+        for x in range(width):
+            if row[x] > 0:
+                continue
+            while current + 1 < count and begins[current + 1] < x:
+                current += 1
+            site = sites[current]
+            if heights[current] + (x - site) * (x - site) <= limit:
+                result[y, x] = seeds[rows[y, site], site]
     return result

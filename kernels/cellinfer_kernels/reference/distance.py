@@ -11,15 +11,21 @@ from cellinfer_kernels.components import Groups
 
 
 def nearest(targets: NDArray[Any]) -> tuple[NDArray[np.float64], NDArray[np.int32]]:
-    """Take the smallest of all distances; the first of equally near targets."""
+    """Take the smallest of all distances; the leftmost, then uppermost, of equally near targets."""
     marked = np.asarray(targets) != 0
     if not marked.any():
         return np.full(marked.shape, np.inf), np.full(marked.shape, -1, np.int32)
-    ys, xs = np.nonzero(marked)
+    xs, ys = np.nonzero(marked.T)
     grid_y, grid_x = np.indices(marked.shape)
     squared = (grid_y[..., None] - ys) ** 2 + (grid_x[..., None] - xs) ** 2
-    index = np.flatnonzero(marked)[np.argmin(squared, axis=-1)]
+    index = (ys * marked.shape[1] + xs)[np.argmin(squared, axis=-1)]
     return squared.min(axis=-1).astype(np.float64), index.astype(np.int32)
+
+
+def within(targets: NDArray[Any], distance: float) -> NDArray[np.bool_]:
+    """Compare all distances with the given one."""
+    near: NDArray[np.bool_] = nearest(targets)[0] <= distance**2
+    return near
 
 
 def depth(labels: NDArray[Any]) -> NDArray[np.float64]:

@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from cellinfer_kernels.reference.distance import nearest
+
 Labels = NDArray[np.int32]
 _Pixel = tuple[int, int]
 
@@ -69,6 +71,13 @@ def propagate(
             offer = cost + int(np.clip(spent + np.float32(0.5), 1, 48_896)), name
             candidates[other] = min(candidates.get(other, offer), offer)
     return result
+
+
+def expand(seeds: NDArray[Any], max_distance: float) -> Labels:
+    """Compare every pixel with every seed pixel."""
+    squared, index = nearest(seeds)
+    grown: Labels = np.where(squared <= max_distance**2, seeds.ravel()[index], 0).astype(np.int32)
+    return grown
 
 
 def _sum(differences: NDArray[np.float32]) -> np.float32:
