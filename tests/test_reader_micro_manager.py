@@ -63,7 +63,7 @@ def write_stack(path, planes, said, *, room=0, ome="", order="<", list_length=No
         at = first + len(body)
         value = 0 if plane is None else plane_value(plane[3], plane[2], plane[0], plane[1])
         pixels = np.full(SHAPE, value, order + "u2").tobytes()
-        about = b'{"PositionName": "?"}\0'
+        about = b'{"PixelSizeUm": 0.108}\0'
         count = 13 + (2 if number == 0 else 0)
         data = at + 2 + 12 * count + 4
         end = data + len(pixels) + 16 + len(about)
@@ -200,6 +200,26 @@ def test_labels_come_from_the_file_names_if_the_summary_has_none(tmp_path):
     plate = read_plate(tmp_path)
     assert [field.key[1:] for field in plate.fields] == [("A01", 0, 1), ("A01", 1, 1), ("A01", 1, 2)]
     assert plate.missing[0].key == FieldKey("x", "A01", 0, 2)
+
+
+@pytest.mark.parametrize("listed", [True, False])
+def test_files_of_a_script_that_number_each_position_from_0(tmp_path, listed):
+    """The name of the file says the position, if the list of positions knows it or if there is no list."""
+    labels = ["C1-Site_0", "C2-Site_0", "C3-Site_0", "C4-Site_0"]
+    said = summary(labels if listed else ())
+    for label in labels[1:]:
+        write_stack(tmp_path / f"x_MMStack_{label}.ome.tif", grid(1), said)
+        write_stack(tmp_path / f"x_MMStack_{label}_1.ome.tif", [(1, 0, 0, 0)], said)
+    plate = read_plate(tmp_path)
+    assert [(field.key.well, len(field.images)) for field in plate.fields] == [("C02", 2), ("C03", 2), ("C04", 2)]
+    assert {gap.key.well for gap in plate.missing} == ({"C01"} if listed else set())
+
+
+def test_labels_of_a_beta_and_the_pixel_size_of_an_image(tmp_path):
+    said = summary() | {"StagePositions": [{"label": "E5-Site_0", "gridRow": 0}], "PixelSize_um": 0}
+    write_stack(tmp_path / "x_MMStack.ome.tif", grid(2), said)
+    plate = read_plate(tmp_path)
+    assert (plate.fields[0].key.well, plate.pixel_size) == ("E05", 0.108)
 
 
 def test_positions_without_wells_are_wells_of_their_own(tmp_path):

@@ -23,8 +23,8 @@ PLATE_TYPE = re.compile(r"[0-9]+[ _-]?wells?([ _-]plate)?", re.IGNORECASE)
 """Some writers put what kind of plate it is where its name belongs."""
 
 
-def description(path: str) -> str:
-    """Return the first ImageDescription of a TIFF file.
+def description(path: str, tag: int = _IMAGE_DESCRIPTION) -> str:
+    """Return the first ImageDescription of a TIFF file, or another text of its first page.
 
     Written for thousands of files: reads the header and one directory only, ten times faster than a full parse.
 
@@ -35,13 +35,13 @@ def description(path: str) -> str:
     """
     try:
         with open(path, "rb") as file:  # noqa: PTH123
-            return _description(file).rstrip(b"\0").decode("utf-8", errors="replace")
+            return _description(file, tag).rstrip(b"\0").decode("utf-8", errors="replace")
     except (OSError, struct.error, OverflowError, ValueError):  # the last two: offsets beyond any file
         return ""
 
 
-def _description(file: BinaryIO) -> bytes:
-    """Walk the first directory of a classic or big TIFF to its description."""
+def _description(file: BinaryIO, wanted: int) -> bytes:
+    """Walk the first directory of a classic or big TIFF to a text."""
     header = file.read(16)
     order = {b"II": "<", b"MM": ">"}.get(header[:2])
     if order is None:
@@ -57,7 +57,7 @@ def _description(file: BinaryIO) -> bytes:
     size = struct.calcsize(entry_format)
     directory = file.read(min(count, 4096) * size)
     for tag, _, length, value in struct.iter_unpack(entry_format, directory[: len(directory) // size * size]):
-        if tag != _IMAGE_DESCRIPTION:
+        if tag != wanted:
             continue
         if length <= len(value):
             return bytes(value[:length])

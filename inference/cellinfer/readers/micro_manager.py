@@ -43,6 +43,7 @@ _OLD_NAME = re.compile(r"img_(?P<time>\d{9,})_(?P<channel>.*)_(?P<z>\d{3,})\.tif
 _NEW_NAME = re.compile(r"img((?:_[a-z]+\d{3,})+)\.tiff?", re.IGNORECASE)
 _AXIS = re.compile(r"_([a-z]+)(\d+)", re.IGNORECASE)
 _METADATA = "metadata.txt"
+_METADATA_TAG = 51123
 
 
 class _Image(NamedTuple):
@@ -190,7 +191,18 @@ class _Dataset:
         """Return the width of a pixel in micrometres."""
         if size := summary_pixel_size(self.summary):
             return size
-        return pixel_size(description(listing.absolute(self.images[0].path))) if self.images else None
+        if not self.images:
+            return None
+        path = listing.absolute(self.images[0].path)
+        return summary_pixel_size(_of_page(path)) or pixel_size(description(path))
+
+
+def _of_page(path: str) -> Json:
+    """Read what a stack says of its first image."""
+    try:
+        return as_dict(json.loads(description(path, _METADATA_TAG) or "{}"))
+    except (ValueError, RecursionError):
+        return {}
 
 
 def scalar(value: object) -> object:
@@ -201,7 +213,8 @@ def scalar(value: object) -> object:
 def stage_labels(summary: Json) -> list[str]:
     """Return the labels of the list of positions; empty where a position has none."""
     listed = as_list(summary.get("StagePositions")) or as_list(summary.get("InitialPositionList"))
-    return [str(scalar(as_dict(position).get("Label")) or "") for position in listed]
+    # 2.0 beta writes small letters
+    return [str(scalar(each.get("Label", each.get("label"))) or "") for each in map(as_dict, listed)]
 
 
 def channel_names(summary: Json) -> list[str]:
@@ -283,7 +296,7 @@ def _is_stack(path: str) -> bool:
 def _stacks(listing: Listing, damaged: list[str]) -> list[_Dataset]:
     """Read the headers of all stacks; the summary, the same in all files of an acquisition, once."""
     datasets: dict[tuple[str, str], _Dataset] = {}
-    numbers: dict[tuple[str, str], list[tuple[str, set[int]]]] = defaultdict(list)
+    files: dict[tuple[str, str], list[tuple[str, list[_Image]]]] = defaultdict(list)
     for path in listing.images:
         if not path.lower().endswith(_TIFF):
             continue
@@ -302,10 +315,9 @@ def _stacks(listing: Listing, damaged: list[str]) -> list[_Dataset]:
             damaged.append(f"{listing.absolute(path)} is damaged and left out ({error}): copy it again")
             continue
         images = [_Image(p, c, z, t, path, page) for (c, z, t, p), page in entries]
-        datasets[key].images += images
-        numbers[key].append((match["label"] or "" if match else "", {int(image.position) for image in images}))
-    for key, files in numbers.items():
-        datasets[key].labels = _labels_of_names(files)
+        files[key].append((match["label"] or "" if match else "", images))
+    for key, of_dataset in files.items():
+        _number_positions(datasets[key], of_dataset)
     return list(datasets.values())
 
 
@@ -346,15 +358,32 @@ def _entries(file: BinaryIO, header: _Header) -> Iterator[tuple[tuple[int, int, 
         yield (c, z, t, p), pages[offset]
 
 
-def _labels_of_names(files: Iterable[tuple[str, set[int]]]) -> dict[int | str, str]:
-    """Read labels from the names of files that hold one position each; `Pos0_1` goes on with `Pos0`."""
-    alone = [(label, next(iter(positions))) for label, positions in files if label and len(positions) == 1]
-    whole = {label for label, _ in alone}
-    labels: dict[int | str, str] = {}
-    for label, position in alone:
+def _number_positions(dataset: _Dataset, files: list[tuple[str, list[_Image]]]) -> None:
+    """Add the images of all files to their acquisition, each under the number of its position.
+
+    A file that holds one position is called after it, which tells more than the number in its list: that one starts
+    from 0 in each file where a script acquired the positions one by one. `Pos0_1` goes on with `Pos0`.
+    """
+    planned = stage_labels(dataset.summary)
+    called = {label for label, _ in files}
+    taken: dict[int, str] = {}
+    free = max([len(planned) - 1, *(int(image.position) for _, images in files for image in images)], default=0) + 1
+    for label, images in files:
         match = _CONTINUED.fullmatch(label)
-        labels.setdefault(position, match[1] if match and match[1] in whole else label)
-    return labels
+        label = match[1] if match and match[1] in called else label
+        numbers = {int(image.position) for image in images}
+        if not label or len(numbers) != 1:
+            dataset.images += images
+            continue
+        (number,) = numbers
+        if label in planned and (number >= len(planned) or planned[number] != label):
+            number = planned.index(label)
+        elif taken.setdefault(number, label) != label:
+            number = next((each for each, name in taken.items() if name == label), free)
+            free += number == free
+        taken[number] = label
+        dataset.labels[number] = label
+        dataset.images += [image._replace(position=number) for image in images]
 
 
 # separate files
