@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from cellinfer_kernels.components import areas
 from cellinfer_kernels.outlines import Outlines, outlines
 from numpy.typing import NDArray
 
@@ -183,6 +184,11 @@ class ResultField:
                     f"The results in {self.results.folder} are not complete ({error}): run the same `cellinfer run` "
                     "command again, then export."
                 ) from error
+            if not np.array_equal(areas(self._labels[kind])[0], self.numbers):
+                raise InputError(
+                    f"{path} shows other objects than the tables: run the same `cellinfer run` command again with "
+                    "--fresh, then export."
+                )
         return self._labels[kind]
 
     def outlines(self, kind: str) -> Outlines:
