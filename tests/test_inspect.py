@@ -113,6 +113,16 @@ def test_many_missing_planes_are_cut_short(tmp_path):
     assert len(re.findall(r"A02 site \d+ time 1 channel 1", page)) == 20
 
 
+def test_a_missing_plane_of_a_stack_is_shown_with_its_number(tmp_path):
+    for well, z in product(("A01", "A02"), (1, 2, 3)):
+        save(tmp_path, f"{well}_s1_z{z}_w1.tif")
+    (tmp_path / "A02_s1_z2_w1.tif").unlink()
+    assert re.search(r"A02 site 1 time 1 channel 1 z 2$", run(tmp_path).stdout, re.MULTILINE)
+    (gap,) = json.loads(run(tmp_path, "--json").stdout)["missing"]
+    assert (gap["well"], gap["z"]) == ("A02", 2)
+    assert inspect(tmp_path).wells()[tmp_path.name]["A02"] == WellCount(1, 1)
+
+
 def test_json_for_programs(plate):
     result = run(plate, "--json")
     assert result.exit_code == 0

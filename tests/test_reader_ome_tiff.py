@@ -178,6 +178,17 @@ def test_stage_labels_name_the_wells_where_there_is_no_plate(tmp_path):
     assert values(read_plate(tmp_path))[tmp_path.name, "B02", 1, "DAPI"] == [2]
 
 
+def test_names_of_images_name_the_wells_where_there_is_no_plate(tmp_path):
+    """As pymmcore-plus writes positions that a user called after wells."""
+    body = "".join(
+        image(n, f"x_p00{n}.ome.tif").replace("<Image ", f'<Image Name="{name}" ')
+        for n, name in enumerate(("A1", "A1", "B2"))
+    )
+    for n in range(3):
+        write(tmp_path / "run" / f"x_p00{n}.ome.tif", [n, 10 + n], document(body))
+    assert values(read_plate(tmp_path / "run"))["run", "A01", 2, "Cy3"] == [11]
+
+
 def test_a_colour_image_is_one_plane(tmp_path):
     """Its samples are no channels of their own: the images after it keep their pages."""
     more = ' SamplesPerPixel="3"'

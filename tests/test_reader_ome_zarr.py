@@ -123,6 +123,23 @@ def test_the_plate_is_as_large_as_its_rows_and_columns(tmp_path):
 
 
 @pytest.mark.parametrize("version", VERSIONS)
+def test_a_collection_of_images_that_are_called_after_wells(tmp_path, version):
+    """As pymmcore-plus writes positions that a user called after wells."""
+    store = tmp_path / "run.ome.zarr"
+    group(store, version, {"bioformats2raw.layout": 3})
+    names = ("A1_0000", "A1_0001", "B2_0000", "B2_0001")
+    group(store / "OME", version, {"series": names})
+    data = [field(store / name, version, seed=number) for number, name in enumerate(names)]
+    for folder in (tmp_path, store):
+        plate = read(folder)
+        assert keys(plate) == [FieldKey("run", well, site, 1) for well in ("A01", "B02") for site in (0, 1)]
+        np.testing.assert_array_equal(read_plane(plate.fields[1].images["GFP"][2]), data[1][1, 2])
+    group(store / "OME", version, {"series": ["A1_0000", "../../x", "overview"]})
+    with pytest.raises(InputError, match="without the metadata of an OME-Zarr plate"):
+        read(tmp_path)
+
+
+@pytest.mark.parametrize("version", VERSIONS)
 @pytest.mark.parametrize("inside", [True, False])
 def test_a_plate_is_read_with_everything_it_says(tmp_path, version, inside):
     data = write_plate(tmp_path / "BR0017.ome.zarr", version)

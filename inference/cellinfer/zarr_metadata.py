@@ -24,6 +24,8 @@ V2_ATTRIBUTES, V2_ARRAY = ".zattrs", ".zarray"
 NODE_FILES = frozenset({V3, ".zgroup", V2_ATTRIBUTES, V2_ARRAY})
 """Any of these makes a folder a Zarr group or array."""
 
+_COLLECTION = 3
+"""Version of the layout of collections."""
 _LONGEST = 32 << 20
 """Bytes of metadata at most: that of a 1536-well plate is a tenth of a megabyte."""
 _WORTH_KEEPING = 64 << 10
@@ -134,6 +136,20 @@ def plate(folder: str) -> Json | None:
         As `load`.
     """
     return as_dict((attributes(folder) or {}).get("plate")) or None
+
+
+def series(folder: str) -> list[str]:
+    """Return the folders of the images in a collection (`bioformats2raw.layout`), in order; none if it is no such.
+
+    Raises
+    ------
+    ImageError
+        As `load`.
+    """
+    if (attributes(folder) or {}).get("bioformats2raw.layout") != _COLLECTION:
+        return []
+    listed = as_list((attributes(os.path.join(folder, "OME")) or {}).get("series"))  # noqa: PTH118
+    return [path for path in listed if isinstance(path, str)]
 
 
 def read_array(folder: str) -> ArrayInfo:

@@ -60,6 +60,12 @@ def place(labels: Sequence[str]) -> tuple[list[Spot], tuple[str, ...]]:
     return _numbered(wells), ()
 
 
+def wells_of(labels: Sequence[str]) -> list[Spot]:
+    """Return well and site of positions if all are called after wells, else none."""
+    spots, notes = place(labels) if labels else ([], ())
+    return [] if notes else spots
+
+
 def _without_wells(labels: Sequence[str]) -> tuple[list[Spot], tuple[str, ...]]:
     """Make each position, or each grid of tiles, a well of its own."""
     tiles = [_TILE.fullmatch(label.strip()) for label in labels]

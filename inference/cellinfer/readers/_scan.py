@@ -10,7 +10,8 @@ from typing import NamedTuple
 
 from cellinfer.errors import ImageError, InputError
 from cellinfer.plate import IMAGE_SUFFIXES, natural_key
-from cellinfer.zarr_metadata import NODE_FILES, plate
+from cellinfer.readers._positions import wells_of
+from cellinfer.zarr_metadata import NODE_FILES, plate, series
 
 MAX_DEPTH = 8
 """Folders below the root that are looked into; no instrument nests deeper."""
@@ -71,7 +72,7 @@ def scan(path: str | os.PathLike[str]) -> Listing:
 def _what_else(root: Path, ignored: list[str]) -> str:
     """Say what a folder without images holds instead, and what to do."""
     for folder in root.parents[:4]:  # row, well, field, level
-        if _is_plate(str(folder), if_damaged=False):
+        if is_plate(str(folder), if_damaged=False):
             return f"it lies inside of the OME-Zarr plate {folder}, give that folder"
     if store := next((name for name in ignored if name.endswith((".zarr/", "./"))), None):
         where = "it" if store == "./" else repr(store)
@@ -138,16 +139,19 @@ def _sort_entries(root: Path, folder: str, entries: list[os.DirEntry[str]], foun
 
 def _sort_store(root: Path, folder: str, found: _Found) -> None:
     """Tell plates from other Zarr stores (an image, labels, measurements)."""
-    if _is_plate(os.path.join(root, folder), if_damaged=True):  # its reader will explain  # noqa: PTH118
+    if is_plate(os.path.join(root, folder), if_damaged=True):  # its reader will explain  # noqa: PTH118
         found.stores.append(folder.rstrip("/"))
     else:
         found.ignored.append(folder or "./")
 
 
-def _is_plate(folder: str, *, if_damaged: bool) -> bool:
-    """Return whether a folder is an OME-Zarr plate; whether damaged metadata count as one, the caller says."""
+def is_plate(folder: str, *, if_damaged: bool) -> bool:
+    """Return whether a folder is an OME-Zarr plate, or a collection of images that are called after wells.
+
+    Whether damaged metadata count as one, the caller says.
+    """
     try:
-        return plate(folder) is not None
+        return plate(folder) is not None or bool(wells_of(series(folder)))
     except ImageError:
         return if_damaged
 

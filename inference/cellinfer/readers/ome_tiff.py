@@ -19,7 +19,7 @@ from cellinfer.readers._metadata import (
     parse_xml,
     to_micrometres,
 )
-from cellinfer.readers._positions import place
+from cellinfer.readers._positions import wells_of
 from cellinfer.readers._protocol import Found, Plane, largest
 from cellinfer.readers._scan import Listing
 from cellinfer.readers.pattern import NameParts, name_parts, plate_names, recognise, unmatched_note
@@ -201,6 +201,8 @@ class _Collector:
         images = children(root, "Image")
         folder = posixpath.dirname(source).rpartition("/")[2] or self.listing.name
         spots = _spots(root, folder, self.grids) or _stage_spots(images, folder)
+        if not spots and not self._is_named(source):
+            spots = _called_spots(images, [image.get("Name") or "" for image in images], folder)
         # A file that holds all that its document describes may have been renamed since.
         one_file = len({uuid.get("FileName") for uuid in root.iter() if local_name(uuid) == "UUID"}) <= 1
         for number, image in enumerate(images, start=1):
@@ -269,6 +271,10 @@ class _Collector:
         if path in self._listed:
             return path
         return source if one_file and source in self._listed else None
+
+    def _is_named(self, path: str) -> bool:
+        """Say whether the name of a file tells a well."""
+        return self.pattern is not None or ((known := recognise(self.listing.images)) is not None and path in known[1])
 
     def _spot_by_name(self, path: str, number: int | None) -> _Spot:
         """Read a file's name, for documents without Plate elements."""
@@ -410,10 +416,13 @@ def _plate_names(plates: list[Element], default: str) -> list[str]:
 
 def _stage_spots(images: list[Element], plate: str) -> dict[str, _Spot]:
     """Map the ID of each image to its place if all images of a document have stage labels called after wells."""
-    labels = [label.get("Name") or "" for image in images for label in children(image, "StageLabel")]
-    if not labels or len(labels) != len(images):
-        return {}
-    spots, notes = place(labels)
-    if notes:
-        return {}
-    return {image.get("ID", ""): _Spot(plate, *spot) for image, spot in zip(images, spots, strict=True)}
+    return _called_spots(
+        images, [label.get("Name") or "" for image in images for label in children(image, "StageLabel")], plate
+    )
+
+
+def _called_spots(images: list[Element], labels: list[str], plate: str) -> dict[str, _Spot]:
+    """Map the ID of each image to the place that its label names, if all do."""
+    spots = wells_of(labels) if len(labels) == len(images) else []
+    ids = [image.get("ID", "") for image in images]
+    return {own: _Spot(plate, *spot) for own, spot in zip(ids, spots, strict=False)}

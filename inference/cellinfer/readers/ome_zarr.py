@@ -21,10 +21,11 @@ from typing import Any, NamedTuple
 from cellinfer.errors import ImageError, InputError
 from cellinfer.plate import FieldKey, ImageRef, natural_key
 from cellinfer.readers._metadata import MICROMETRES, PLATE_TYPE
+from cellinfer.readers._positions import wells_of
 from cellinfer.readers._protocol import Found, Plane, largest
-from cellinfer.readers._scan import Listing
+from cellinfer.readers._scan import Listing, is_plate
 from cellinfer.wells import normalise_well, row_number, well_name
-from cellinfer.zarr_metadata import Json, as_dict, as_list, attributes, plate, read_array
+from cellinfer.zarr_metadata import Json, as_dict, as_list, attributes, plate, read_array, series
 
 _UNITS = {
     **MICROMETRES, "meter": 1e6, "centimeter": 1e4, "millimeter": 1e3, "micrometer": 1.0, "nanometer": 1e-3,
@@ -40,7 +41,10 @@ _NUMBER_AT_END = re.compile(r"[0-9]{1,9}$")
 
 
 class OmeZarrReader:
-    """Reads folders that are OME-Zarr plates, or hold some."""
+    """Reads folders that are OME-Zarr plates, or hold some.
+
+    A collection of images (`bioformats2raw.layout`) counts as a plate if all of them are called after wells.
+    """
 
     name = "ome-zarr"
 
@@ -48,7 +52,7 @@ class OmeZarrReader:
         """Return 1 if there is a plate; one whose metadata is damaged counts little if there are image files too."""
         if not listing.stores:
             return None
-        if any(_readable(listing.absolute(store)) for store in listing.stores):
+        if any(is_plate(listing.absolute(store), if_damaged=False) for store in listing.stores):
             return 1.0
         return 0.2 if listing.images else 0.9
 
@@ -83,13 +87,6 @@ class OmeZarrReader:
             pixel_size=next((size for store in stores for size in store.pixel_sizes), None),
             notes=tuple(notes),
         )
-
-
-def _readable(folder: str) -> bool:
-    try:
-        return plate(folder) is not None
-    except ImageError:
-        return False
 
 
 def _plate_names(listing: Listing) -> dict[str, str]:
@@ -154,10 +151,10 @@ class _Store:
     def collect(self) -> None:
         """Read the metadata of all wells and images."""
         try:
-            described = plate(self.root) or {}
+            described, positions = plate(self.root), series(self.root)
         except ImageError as error:
             raise InputError(str(error)) from error
-        for spot in self._spots(described):
+        for spot in self._spots(described) if described is not None else self._collected(positions):
             try:
                 self._add_image(spot)
             except ImageError as error:
@@ -211,6 +208,14 @@ class _Store:
             suffix = f"_acquisition{acquisition}" if several and acquisition is not None else ""
             spots.append(_Spot(self.name + suffix, well, site, f"{folder}/{path}"))
         return spots
+
+    def _collected(self, positions: list[str]) -> list[_Spot]:
+        """List the images of a collection without a plate, which are called after wells."""
+        folders = [f"{self.root.rstrip('/')}/{_path(path, self.root)}" for path in positions]
+        return [
+            _Spot(self.name, spot.well, spot.site, folder)
+            for spot, folder in zip(wells_of(positions), folders, strict=True)
+        ]
 
     def _wells(self, described: Json) -> dict[str, str]:
         """Map well names to their folders."""
