@@ -465,6 +465,19 @@ def test_the_command_exports(results: Path, tmp_path: Path) -> None:
     assert "Traceback" not in refused.stderr
 
 
+def test_the_command_answers_an_interrupt_with_one_line(results: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from cellinfer.cli import app
+    from typer.testing import CliRunner
+
+    def interrupted(*arguments: Any, **options: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("cellinfer.exporting.export", interrupted)
+    done = CliRunner().invoke(app, ["export", str(results), "--to", "roi"])
+    assert done.exit_code == 130
+    assert done.stderr == "stopped; run the same command again\n"
+
+
 def test_help_comes_at_once() -> None:
     started = time.perf_counter()
     done = command("--help")

@@ -104,7 +104,7 @@ def test_more_objects_than_sixteen_bits_hold(tmp_path: Path) -> None:
     labels = grid(66_000)
     out = make_results(tmp_path, {KEY: labels})
     plate = cellinfer.read_plate(tmp_path / "images", pattern=PATTERN)
-    done = cellinfer.export(out, "ome-zarr,roi,geojson,h5ad,cytotable", tmp_path / "export", plate=plate)
+    done = cellinfer.export(out, "ome-zarr,geojson,h5ad,cytotable", tmp_path / "export", plate=plate)
     assert done.cells == 66_000
     image = zarr.open_group(done.folder / "demo.ome.zarr", mode="r")["A/1/1/labels/Cells/0"]
     np.testing.assert_array_equal(image[:], labels)
@@ -112,9 +112,14 @@ def test_more_objects_than_sixteen_bits_hold(tmp_path: Path) -> None:
     y, x = np.argwhere(labels == 65_999)[0].tolist()
     assert cells[65_998]["geometry"]["coordinates"][0] == [[x, y], [x + 1, y], [x + 1, y + 1], [x, y + 1], [x, y]]
     assert pd.read_parquet(done.folder / "cells.cytotable.parquet")["Metadata_ObjectNumber"].iloc[-1] == 66_000
-    with zipfile.ZipFile(done.folder / "roi" / "Nuclei" / "demo_A01_s1_t1.zip") as archive:
-        assert archive.namelist()[-1] == "66000.roi"
-        assert len(set(archive.namelist())) == 66_000
+
+
+def test_numbers_beyond_sixteen_bits_are_names_of_regions(tmp_path: Path) -> None:
+    numbers = [1, 65_535, 65_536, 65_537, 2**31 - 1]
+    labels = np.array([[*numbers, 0]], np.int32)
+    out = make_results(tmp_path, {KEY: labels})
+    path = cellinfer.export(out, "roi").folder / "roi" / "Nuclei" / "demo_A01_s1_t1.zip"
+    assert zipfile.ZipFile(path).namelist() == [f"{number}.roi" for number in numbers]
 
 
 def test_parts_and_holes_stay_what_they_are(tmp_path: Path) -> None:

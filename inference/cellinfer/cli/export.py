@@ -76,6 +76,7 @@ def export(
 
 @contextlib.contextmanager
 def _progress() -> Iterator[Callable[[int, int], None]]:
+    """Show a bar; answer Ctrl-C with one line."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -89,6 +90,9 @@ def _progress() -> Iterator[Callable[[int, int], None]]:
             bar.update(task, total=total, completed=done)
 
         yield report
+    except KeyboardInterrupt:
+        typer.echo("stopped; run the same command again", err=True)
+        raise typer.Exit(130) from None
     finally:
         if bar.live.is_started:
             bar.stop()

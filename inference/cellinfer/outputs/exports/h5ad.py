@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from cellinfer_kernels.components import compact
 from numpy.typing import NDArray
 
 from cellinfer.files import durable
@@ -92,7 +93,7 @@ class _Matrix:
         if len(numbers) == 0:
             return
         self._x[rows] = field.values(self._features).astype(np.float32)
-        self._spatial[rows] = _centres(field.labels("Cells"), numbers)
+        self._spatial[rows] = _centres(field.labels("Cells"))
         self._obs.put("_index", rows, [f"{head.name}_{number}" for number in numbers.tolist()])
         self._obs.put("ObjectNumber", rows, numbers)
         for name, value in zip(KEY_COLUMNS, (*head.key, head.number), strict=True):
@@ -181,12 +182,9 @@ def _mark(node: h5py.Group | h5py.Dataset, kind: str, version: str) -> None:
     node.attrs["encoding-type"], node.attrs["encoding-version"] = kind, version
 
 
-def _centres(labels: NDArray[np.int32], numbers: NDArray[np.int64]) -> NDArray[np.float64]:
+def _centres(labels: NDArray[np.int32]) -> NDArray[np.float64]:
     """Return x and y of the centre of each object, pixel centres being whole numbers as in CellProfiler."""
     rows, columns = np.nonzero(labels)
-    ids = labels[rows, columns]
-    length = int(max(ids.max(initial=0), numbers.max(initial=0))) + 1
-    areas = np.bincount(ids, minlength=length)
-    sums = [np.bincount(ids, weights=places, minlength=length) for places in (columns, rows)]
-    with np.errstate(invalid="ignore"):
-        return np.stack([total[numbers] / areas[numbers] for total in sums], axis=1)
+    ranks = compact(labels)[0][rows, columns] - 1
+    areas = np.bincount(ranks)
+    return np.stack([np.bincount(ranks, weights=places) / areas for places in (columns, rows)], axis=1)
