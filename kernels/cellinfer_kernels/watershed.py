@@ -136,16 +136,22 @@ def propagate(
         return np.concatenate([np.zeros(1, np.int32), ids])[
             propagate(starts, heights, mask, max_distance, regularization)
         ]
-    padded, lowest, highest = _edged(heights)
+    # NumPy, not a kernel, allocates what is large: it asks for huge pages, which are quicker to get and to find.
+    padded = np.empty((starts.shape[0] + 2, starts.shape[1] + 2), np.float32)
+    lowest, highest = _add_edges(heights, padded)
     unit = max(regularization / _FINEST, 9 * (highest - lowest) / _DEAREST) or 1.0
     across = regularization / unit
-    steps = _steps(padded, np.float32(1 / unit), np.float32(across**2), np.float32(2 * across**2))
+    steps = np.empty(padded.shape, np.uint64)
+    _find_steps(padded, np.float32(1 / unit), np.float32(across**2), np.float32(2 * across**2), steps)
     fineness = max(1, int(across + 0.5)).bit_length() - 1
     if max_distance < np.hypot(*starts.shape):
         reach = _reach(starts, top, half_widths(max_distance, starts.shape))
     else:
         reach = _EVERYWHERE
-    return _propagate(starts, mask, steps, reach, top.bit_length(), fineness)  # type: ignore[no-any-return]
+    best = np.empty(padded.size, np.int64)
+    result = np.empty_like(starts)
+    _propagate(starts, mask, steps, reach, top.bit_length(), fineness, best, result)
+    return result
 
 
 def expand(seeds: NDArray[Any], max_distance: float) -> Labels:
@@ -339,10 +345,9 @@ def _fronts(
 
 
 @kernel
-def _edged(image: Any) -> Any:
-    """Repeat the outermost pixels once around, with 0 for what is not finite; return the range of pixels too."""
+def _add_edges(image: Any, result: Any) -> Any:
+    """Repeat the outermost pixels once around, with 0 for what is not finite; return the least and greatest pixel."""
     height, width = image.shape
-    result = np.empty((height + 2, width + 2), np.float32)
     lowest = np.float32(np.inf)
     highest = np.float32(-np.inf)
     for y in range(height):
@@ -357,7 +362,7 @@ def _edged(image: Any) -> Any:
         result[y + 1, -1] = target[-1]
     result[0] = result[1]
     result[-1] = result[-2]
-    return result, np.float64(lowest), np.float64(highest)
+    return np.float64(lowest), np.float64(highest)
 
 
 @inlined
@@ -369,10 +374,9 @@ def _cost(difference: Any, scale: Any, span: Any) -> Any:
 
 
 @kernel
-def _steps(image: Any, scale: Any, straight: Any, diagonal: Any) -> Any:
-    """Costs of the steps from each pixel right, down left, down, and down right: 16 bits each, from the lowest on."""
+def _find_steps(image: Any, scale: Any, straight: Any, diagonal: Any, costs: Any) -> Any:
+    """Write what steps cost from each pixel right, down left, down, and down right: 16 bits each, the lowest first."""
     height, width = image.shape
-    costs = np.empty((height, width), np.uint64)
     # Sums over three rows of the differences between each pixel and the one right of it, and so on.
     right = np.zeros(width, np.float32)
     down_left = np.zeros(width, np.float32)
@@ -398,7 +402,6 @@ def _steps(image: Any, scale: Any, straight: Any, diagonal: Any) -> Any:
                 | _cost(down[x] + down1[x] + down2[x], scale, straight) << np.uint64(32)
                 | _cost(down_right[x] + down_right1[x] + down_right2[x], scale, diagonal) << np.uint64(48)
             )
-    return costs
 
 
 class _Reach(NamedTuple):
@@ -497,37 +500,38 @@ def _near_enough(seeds: Any, name: Any, y: Any, x: Any, halves: Any) -> Any:
     return False
 
 
-@kernel
-def _openings(seeds: Any, mask: Any) -> Any:
-    """Return (cost, id) of every pixel before growth, padded and flat, and the seed pixels from which growth starts.
+@inlined
+def _openings(seeds: Any, mask: Any, best: Any) -> Any:
+    """Write (cost, id) of every pixel before growth, padded and flat; return the seed pixels from which growth starts.
 
     Ids are in the lowest bits. Pixels that are closed have less than any offer, pixels to be reached more.
     """
     height, width = seeds.shape
     stride = width + 2
-    padded = np.zeros((height + 2, stride), np.int64)
-    count = 0
+    best[:stride] = 0
+    best[-stride:] = 0
     for y in range(height):
-        row = padded[y + 1, 1:-1]
+        row = best[(y + 1) * stride : (y + 2) * stride]
+        row[0] = row[-1] = 0
         for x in range(width):
-            row[x] = (seeds[y, x] if seeds[y, x] > 0 else _UNREACHED) if mask[y, x] else 0
-    best = padded.ravel()
+            row[x + 1] = (seeds[y, x] if seeds[y, x] > 0 else _UNREACHED) if mask[y, x] else 0
     offsets = _offsets(stride)
-    fronts = np.empty(seeds.size, np.uint32)
-    for y in range(height):
-        for x in range(width):
-            if seeds[y, x] > 0 and mask[y, x]:
-                pixel = (y + 1) * stride + x + 1
-                for k in range(8):
-                    if best[pixel + offsets[k]] == _UNREACHED:
-                        fronts[count] = pixel
-                        count += 1
-                        break
-    return best, fronts[:count]
+    fronts = np.empty(best.size, np.uint32)
+    count = 0
+    for pixel in range(stride, best.size - stride):
+        if 0 < best[pixel] < _UNREACHED:
+            for k in range(8):
+                if best[pixel + offsets[k]] == _UNREACHED:
+                    fronts[count] = pixel
+                    count += 1
+                    break
+    return fronts[:count]
 
 
 @kernel
-def _propagate(seeds: Any, mask: Any, steps: Any, reach: Any, name_bits: Any, fineness: Any) -> Any:
+def _propagate(
+    seeds: Any, mask: Any, steps: Any, reach: Any, name_bits: Any, fineness: Any, best: Any, result: Any
+) -> Any:
     """Empty bucket after bucket of pixels at nearly equal cost, band by band of the image.
 
     No step costs less than a bucket is wide. So a pixel's cost is final when its bucket comes up: pixels of the same
@@ -544,8 +548,8 @@ def _propagate(seeds: Any, mask: Any, steps: Any, reach: Any, name_bits: Any, fi
     """
     height, width = seeds.shape
     stride = width + 2
-    best, fronts = _openings(seeds, mask)
-    costs = steps.ravel()
+    fronts = _openings(seeds, mask, best)
+    costs = steps.ravel().view(np.uint16)
     begins, left, right, gaps, halves = reach
     limited = begins.size > 0
     bits = np.uint64(name_bits)
@@ -562,12 +566,13 @@ def _propagate(seeds: Any, mask: Any, steps: Any, reach: Any, name_bits: Any, fi
     offsets = np.array([1, stride - 1, stride, stride + 1, -1, 1 - stride, -stride, -stride - 1], np.int64)
     hops = offsets.view(np.uint64)
     places = np.array([0, 0, 0, 0, -1, 1 - stride, -stride, -stride - 1], np.int64).view(np.uint64)
-    fields = np.array([0, 16, 32, 48, 0, 16, 32, 48], np.uint64)
+    fields = np.array([0, 1, 2, 3, 0, 1, 2, 3], np.uint64)
     rows = np.array([0, 1, 1, 1, 0, -1, -1, -1], np.int64)
     for pixel in fronts:
         band = np.int64(pixel) // stride // _BAND
         awake[band * ring // _PHASE] = True
         used, free = _enter(pool, tails, np.uint64(band * ring), pixel, used, free)
+    due = np.empty(_CHUNK, np.uint64)
     waiting = np.int64(fronts.size)
     phase = np.int64(0)
     while waiting > 0:
@@ -584,17 +589,20 @@ def _propagate(seeds: Any, mask: Any, steps: Any, reach: Any, name_bits: Any, fi
                     chunk = (end - np.uint32(1)) & ~np.uint32(_CHUNK - 1)
                     if np.int64(used) + _ROOM > pool.size:
                         pool = doubled(pool)
+                    waiting -= np.int64(end - chunk) - 1
+                    count = np.uint64(0)
                     for i in range(np.uint64(chunk) + np.uint64(1), np.uint64(end)):
-                        waiting -= 1
-                        pixel = np.uint64(pool[i])
+                        due[count] = pool[i]
+                        # Else it was reached at less cost, and expanded, since this was noted.
+                        count += np.uint64(best[np.uint64(pool[i])] >> shift == bucket)
+                    for i in range(count):
+                        pixel = due[i]
                         here = best[pixel]
-                        if here >> shift != bucket:
-                            continue  # reached at less cost since this was noted
                         name = here & names
                         y = np.int64(np.uint32(pixel) // np.uint32(stride))
                         for k in range(np.uint64(8)):
                             other = pixel + hops[k]
-                            cost = (costs[pixel + places[k]] >> fields[k]) & np.uint64(65535)
+                            cost = np.uint64(costs[((pixel + places[k]) << np.uint64(2)) + fields[k]])
                             offer = here + np.int64(cost << bits)
                             current = best[other]
                             if offer >= current:
@@ -619,7 +627,11 @@ def _propagate(seeds: Any, mask: Any, steps: Any, reach: Any, name_bits: Any, fi
                     pool[chunk] = free
                     free = chunk
         phase += _PHASE
-    return _grown(seeds, best, names)
+    for y in range(height):
+        reached = best[(y + 1) * stride + 1 : (y + 2) * stride - 1]
+        for x in range(width):
+            found = reached[x] & names if reached[x] != _UNREACHED else 0
+            result[y, x] = seeds[y, x] if seeds[y, x] > 0 else found
 
 
 @inlined
@@ -638,18 +650,6 @@ def _enter(pool: Any, tails: Any, bucket: Any, pixel: Any, used: Any, free: Any)
     pool[place] = pixel
     tails[bucket] = place + np.uint32(1)
     return used, free
-
-
-@inlined
-def _grown(seeds: Any, best: Any, names: Any) -> Any:
-    height, width = seeds.shape
-    result = np.empty((height, width), np.int32)
-    for y in range(height):
-        reached = best[(y + 1) * (width + 2) + 1 :]
-        for x in range(width):
-            found = reached[x] & names if reached[x] != _UNREACHED else 0
-            result[y, x] = seeds[y, x] if seeds[y, x] > 0 else found
-    return result
 
 
 @kernel
