@@ -192,6 +192,7 @@ def test_the_end_of_the_index(tmp_path, end, note):
         b"\x05\0\0\0hello",
         b"\xff\xff\xff\x7f{}",
         entry([1], "x.tif", 0),
+        entry({"position": [1]}, "x.tif", 0),
         entry({}, "../x.tif", 0),
         entry({"z": 0}, "x.tif", 0, kind=9),
     ],

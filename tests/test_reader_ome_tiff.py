@@ -189,6 +189,18 @@ def test_names_of_images_name_the_wells_where_there_is_no_plate(tmp_path):
     assert values(read_plate(tmp_path / "run"))["run", "A01", 2, "Cy3"] == [11]
 
 
+def test_a_set_whose_files_are_called_after_wells(tmp_path):
+    """Each file keeps the site that its name says; one that is not there is missing where its name says."""
+    files = ["A01_s3.ome.tif", "A02_s3.ome.tif", "B01_s3.ome.tif"]
+    xml = document("".join(image(n, file) for n, file in enumerate(files)))
+    for n, file in enumerate(files[:2]):
+        write(tmp_path / file, [n, 10 + n], xml)
+    plate = read_plate(tmp_path)
+    assert {key[1:3] for key in values(plate)} == {("A01", 3), ("A02", 3)}
+    key = FieldKey(tmp_path.name, "B01", 3, 1)
+    assert plate.missing == (Missing(key, "DAPI"), Missing(key, "Cy3"))
+
+
 def test_a_colour_image_is_one_plane(tmp_path):
     """Its samples are no channels of their own: the images after it keep their pages."""
     more = ' SamplesPerPixel="3"'

@@ -630,6 +630,12 @@ def test_an_entity_bomb_is_not_expanded(tmp_path):
         read_plate(tmp_path, layout="ome-tiff")
 
 
+def test_an_encoding_that_does_not_exist_is_no_crash(tmp_path):
+    xml = ome_xml(pixels(0)).replace('version="1.0"', 'version="1.0" encoding="A"')
+    write_pages(tmp_path / "A01_s1_w1.ome.tif", np.ones((8, 9), np.uint16), xml)
+    assert read_plate(tmp_path).layout == "pattern:imagexpress"
+
+
 def test_a_billion_declared_planes_are_refused(tmp_path):
     write_pages(tmp_path / "A01.ome.tif", np.ones((8, 9), np.uint16), ome_xml(pixels(0, SizeT=1_000_000_000)))
     with pytest.raises(InputError, match="declares 2000000000 planes"):

@@ -70,7 +70,12 @@ def parse_xml(text: str) -> Element | None:
     """Parse XML from a file; None if it is not well formed, or holds entities (which can blow up memory)."""
     try:
         root: Element = fromstring(text.encode("utf-8"))
-    except (ParseError, DefusedXmlException, ValueError):
+    except (
+        ParseError,
+        DefusedXmlException,
+        ValueError,
+        LookupError,
+    ):  # the last: an encoding that Python does not have
         return None
     return root
 

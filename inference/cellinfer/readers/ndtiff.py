@@ -175,9 +175,10 @@ class _DataSet:
                 name, at_numbers = _text(data, at_name)
                 offset, width, height, kind, packed, meta, length, _ = _NUMBERS.unpack_from(data, at_numbers)
                 place = json.loads(axes)
-                if not isinstance(place, dict) or kind not in _BYTES or packed or "/" in name or "\\" in name:
+                plain = isinstance(place, dict) and all(isinstance(each, int | float | str) for each in place.values())
+                if not plain or kind not in _BYTES or packed or "/" in name or "\\" in name:
                     raise ValueError("an entry says what no image can be")
-            except (struct.error, ValueError, IndexError) as error:
+            except (struct.error, ValueError, IndexError, RecursionError) as error:
                 if not count:
                     raise InputError(f"{path} is damaged ({error}): copy the data set again") from error
                 self._cut_off = True

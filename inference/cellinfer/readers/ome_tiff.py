@@ -22,7 +22,7 @@ from cellinfer.readers._metadata import (
 from cellinfer.readers._positions import wells_of
 from cellinfer.readers._protocol import Found, Plane, largest
 from cellinfer.readers._scan import Listing
-from cellinfer.readers.pattern import NameParts, name_parts, plate_names, recognise, unmatched_note
+from cellinfer.readers.pattern import NameParts, NamePattern, name_parts, plate_names, recognise, unmatched_note
 from cellinfer.wells import well_name
 
 _TIFF = (".tif", ".tiff")
@@ -158,6 +158,7 @@ class _Collector:
     _companions: set[str] = field(default_factory=set)
     _folders: list[tuple[int, int, str]] = field(default_factory=list)
     """Numbers of planes and of expected planes after each document, and the document's folder."""
+    _by: NamePattern | None = None
     _names: dict[str, NameParts] | None = None
     _plates: dict[str, str] = field(default_factory=dict)
 
@@ -205,10 +206,13 @@ class _Collector:
             spots = _called_spots(images, [image.get("Name") or "" for image in images], folder)
         # A file that holds all that its document describes may have been renamed since.
         one_file = len({uuid.get("FileName") for uuid in root.iter() if local_name(uuid) == "UUID"}) <= 1
-        for number, image in enumerate(images, start=1):
+        files = [_first_file(image) for image in images]
+        several, place = Counter(files), Counter[str | None]()
+        for image, file in zip(images, files, strict=True):
+            place[file] += 1
+            number = place[file] if several[file] > 1 else None
             for pixels in children(image, "Pixels"):
-                spot = spots.get(image.get("ID", ""))
-                self._add_image(pixels, source, spot, number if len(images) > 1 else None, one_file=one_file)
+                self._add_image(pixels, source, spots.get(image.get("ID", "")), number, one_file=one_file)
         self._folders.append((len(self.planes), len(self.expected), posixpath.dirname(source)))
 
     def told_apart(self) -> tuple[list[Plane], list[tuple[FieldKey, str, int | None]]]:
@@ -244,7 +248,7 @@ class _Collector:
     def _add_image(
         self, pixels: Element, source: str, spot: _Spot | None, number: int | None, *, one_file: bool
     ) -> None:
-        """Add the planes of one image; `number` counts the images of a document that has several."""
+        """Add the planes of one image; `number` counts the images of a file that has several."""
         if self.pixel_size is None:
             self.pixel_size = to_micrometres(pixels.get("PhysicalSizeX"), pixels.get("PhysicalSizeXUnit"))
         names = _channel_names(pixels)
@@ -252,7 +256,7 @@ class _Collector:
             path = self._file(source, filename, one_file=one_file)
             if path is None and spot is None and source not in self._listed:
                 continue  # nothing says where an image was taken that is not there
-            at = spot or self._spot_by_name(path or source, number)
+            at = spot or self._spot_by_name(path or (_join(source, filename) if filename else source), source, number)
             key = FieldKey(at.plate, at.well, at.site, t + 1 if _size(pixels, "T") > 1 else at.time)
             channel = at.channel if at.channel and len(names) == 1 else names[c]
             depth = z + 1 if _size(pixels, "Z") > 1 else at.z
@@ -276,15 +280,24 @@ class _Collector:
         """Say whether the name of a file tells a well."""
         return self.pattern is not None or ((known := recognise(self.listing.images)) is not None and path in known[1])
 
-    def _spot_by_name(self, path: str, number: int | None) -> _Spot:
-        """Read a file's name, for documents without Plate elements."""
+    def _spot_by_name(self, path: str, source: str, number: int | None) -> _Spot:
+        """Read a file's name, for documents without Plate elements; it need not be there if its document is."""
         if self._names is None:
-            _, self._names = name_parts(self.listing, self.pattern)
+            self._by, self._names = name_parts(self.listing, self.pattern)
             self._plates = plate_names(self._names, self.listing.name)
         parts = self._names.get(path)
+        if parts is None and path not in self._listed and self._by is not None:
+            parts = self._by.parse(path) or self._names.get(source)
         if parts is None:
             raise InputError(f"{path}: neither its OME-XML nor its name says the well; name the wells with --pattern")
-        return _Spot(self._plates[path], parts.well, number or parts.site, parts.channel, parts.z, parts.time)
+        plate = self._plates.get(path) or self._plates.get(source) or self.listing.name
+        return _Spot(plate, parts.well, number or parts.site, parts.channel, parts.z, parts.time)
+
+
+def _first_file(image: Element) -> str | None:
+    """Return the name of the file with the first plane of an image, None if it is that of the document."""
+    data = (each for pixels in children(image, "Pixels") for each in children(pixels, "TiffData"))
+    return next((uuid.get("FileName") for each in data for uuid in children(each, "UUID")), None)
 
 
 def _join(beside: str, name: str) -> str:
