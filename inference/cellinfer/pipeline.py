@@ -219,10 +219,10 @@ class Pipeline:
             If a channel is missing, or planes differ in size.
         """
         seconds: dict[str, float] = {}
-        if not isinstance(field, Field):
-            images = _as_images(field, self.settings)
-        elif images is None:
-            with _timed(seconds, "read"):
+        with _timed(seconds, "read"):
+            if not isinstance(field, Field):
+                images = _as_images(field, self.settings)
+            elif images is None:
                 images = self.read(field)
         settings = resolve_channels(self.settings, tuple(images))
         assert settings.nuclei is not None

@@ -24,7 +24,7 @@ from cellinfer.errors import CellinferError, DeviceError, EngineError, ImageErro
 from cellinfer.images import files_of
 from cellinfer.journal import Entry, field_name, fingerprint
 from cellinfer.outputs.labels import write_labels, write_uncertainty
-from cellinfer.outputs.tables import write_shard
+from cellinfer.outputs.shards import write_shard
 from cellinfer.pipeline import FieldResult, Pipeline, Settings
 from cellinfer.plate import Field
 from cellinfer.precision import Precision
@@ -181,7 +181,7 @@ class Worker:
         except Exception as error:
             return self.failed(loaded.field, loaded.fingerprint, error)
         loaded.images = {}  # the memory is wanted for other fields
-        return replace(loaded, result=result, seconds=loaded.seconds | result.seconds)
+        return replace(loaded, result=result, seconds=result.seconds | loaded.seconds)
 
     def write(self, loaded: Loaded) -> Outcome:
         """Put a field's results on disk, its tables last."""

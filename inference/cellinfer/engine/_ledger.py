@@ -13,13 +13,12 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import cellinfer_models
-import pyarrow as pa
 
 from cellinfer._version import __version__
 from cellinfer.engine._job import LABELS, Job, Outcome, digest
 from cellinfer.errors import OutputError
 from cellinfer.journal import Journal, field_name, fingerprint
-from cellinfer.outputs.tables import image_row, read_shard, tables_of
+from cellinfer.outputs.shards import Shard, read_shard, shard_of
 from cellinfer.pipeline import KEY_COLUMNS, Pipeline, empty_result, plate_diameter
 from cellinfer.plate import Field, Plate
 
@@ -152,27 +151,28 @@ class Ledger:
         """Fields that have results."""
         return [f for f in self.plate.fields if self.journal.entries[field_name(f)].status == "ok"]
 
-    def template(self) -> dict[str, pa.Table]:
+    def template(self) -> Shard:
         """Tables of a field that lacks nothing, which set the columns of the plate's tables."""
         empty = empty_result(self.pipeline, self.plate.fields[0], self.plate.channels)
         empty.image |= {"Image_Status": "ok", "Image_Reason": ""}
-        return tables_of(empty)
+        return shard_of(empty)
 
-    def tables(self) -> Iterator[dict[str, pa.Table]]:
+    def tables(self) -> Iterator[Shard]:
         """Tables of every field in plate order; a failed field has its own row alone."""
         for f in self.plate.fields:
             entry = self.journal.entries[field_name(f)]
             if entry.status == "ok":
                 # The number is the field's place among those there are now, not when it was analysed.
                 shard = read_shard(self.job.shard(entry.field))
-                if flags := shard["Image"]["Image_QC_Flags"][0].as_py():
+                if flags := shard.image["Image_QC_Flags"]:
                     self.flagged.append(flags)
-                if remarks := shard["Image"]["Image_Segmentation_Notes"][0].as_py():
+                if remarks := shard.image["Image_Segmentation_Notes"]:
                     self.remarked[remarks] += 1
-                yield {name: _with_number(table, f.number) for name, table in shard.items()}
+                numbered = {name: block.replaced("ImageNumber", f.number) for name, block in shard.objects.items()}
+                yield Shard(numbered, shard.image | {"ImageNumber": f.number})
             else:
                 row = dict(zip(KEY_COLUMNS, (*f.key, f.number), strict=True))
-                yield {"Image": image_row(row | {"Image_Status": "failed", "Image_Reason": entry.reason})}
+                yield Shard({}, row | {"Image_Status": "failed", "Image_Reason": entry.reason})
 
     def failures(self) -> dict[str, str]:
         """Field name -> reason, of this plate's fields that failed."""
@@ -211,9 +211,3 @@ def _configuration(pipeline: Pipeline) -> str:
     """Return a digest of everything but the pixels that decides a field's result."""
     content = [__version__, pipeline.session.sha256, asdict(pipeline.settings)]
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-
-
-def _with_number(table: pa.Table, number: int) -> pa.Table:
-    index = table.schema.get_field_index("ImageNumber")
-    field = table.schema.field(index)
-    return table.set_column(index, field, pa.array([number] * len(table), field.type))

@@ -1,8 +1,10 @@
-"""Tables: one small file per field while the run goes on, then one Parquet file per kind of object."""
+"""Tables: one Parquet file per kind of object, from the shards of all fields."""
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -10,68 +12,34 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.csv
-import pyarrow.ipc
 import pyarrow.parquet as pq
+from cellinfer_kernels.summary import medians
+from numpy.typing import NDArray
 
-from cellinfer.files import durable, output_errors, plain_text
-from cellinfer.pipeline import OBJECTS, FieldResult
+from cellinfer.files import durable, plain_text
+from cellinfer.outputs.shards import Block, Shard
+from cellinfer.pipeline import OBJECTS
 from cellinfer.readouts import is_biology, is_readout
 
-_ROWS_PER_GROUP = 50_000
+_BYTES_PER_GROUP = 32 * 2**20
 _WELL_KEY = ["Metadata_Plate", "Metadata_Well", "Metadata_Time"]
 _NOT_MEASURED = ("Metadata_", "ImageNumber", "ObjectNumber")
 
 
-def write_shard(result: FieldResult, path: Path) -> None:
-    """Write one field's tables and its own row into one Arrow file."""
-    with durable(path) as partial, pa.OSFile(str(partial), "wb") as sink:
-        for table in tables_of(result).values():
-            with pa.ipc.new_stream(sink, table.schema) as writer:
-                writer.write_table(table)
-
-
-def read_shard(path: Path) -> dict[str, pa.Table]:
-    """Read what `write_shard` wrote: the object tables by name, and `"Image"`."""
-    with pa.OSFile(str(path), "rb") as source:
-        return {name: pa.ipc.open_stream(source).read_all() for name in (*OBJECTS, "Image")}
-
-
-def image_row(row: dict[str, Any]) -> pa.Table:
-    """Return a field's own row as a table of one row."""
-    return pa.Table.from_pandas(pd.DataFrame([row]), preserve_index=False)
-
-
-def tables_of(result: FieldResult) -> dict[str, pa.Table]:
-    """Return one field's tables and its own row by name, as Arrow tables."""
-    return {name: _arrow(result.tables[name]) for name in OBJECTS} | {"Image": image_row(result.image)}
-
-
-def _arrow(table: pd.DataFrame) -> pa.Table:
-    """Convert as `pyarrow.Table.from_pandas` does, missing values to nulls, in a tenth of its time for many columns."""
-    floats = (table.dtypes == np.float64).to_numpy()
-    block = iter(np.ascontiguousarray(table.loc[:, floats].to_numpy().T))
-    arrays = [
-        pa.array(next(block) if is_float else table.iloc[:, place], from_pandas=True)
-        for place, is_float in enumerate(floats)
-    ]
-    return pa.Table.from_arrays(arrays, names=[str(name) for name in table.columns])
-
-
-def write_tables(
-    fields: Iterable[dict[str, pa.Table]], folder: Path, *, template: dict[str, pa.Table], csv: bool = False
-) -> pd.DataFrame:
+def write_tables(fields: Iterable[Shard], folder: Path, *, template: Shard, csv: bool = False) -> pd.DataFrame:
     """Write `Nuclei`, `Cells`, `Cytoplasm`, `Image` and `Well` tables from fields in plate order.
 
-    Fields are read once and never held together: memory is that of the largest well.
+    Fields are read once and never held together: memory is that of the largest well, and a few tens of megabytes for
+    each table.
 
     Parameters
     ----------
     fields
-        Tables of each field, as `read_shard` gives them; a failed field has only `"Image"`.
+        Tables of each field; of a failed field only its own row.
     folder
         Where the files go.
     template
-        Tables of a field with every channel: the columns that each file has at least, in this order.
+        Tables of a field that lacks nothing: the columns that each file has, in this order.
     csv
         Also write each table as CSV.
 
@@ -79,21 +47,28 @@ def write_tables(
     -------
     DataFrame
         The well table, see `well_profile`.
+
+    Raises
+    ------
+    OutputError
+        If a file cannot be written.
     """
-    for left in folder.glob(".*.spill"):  # of a run that was killed
-        left.unlink(missing_ok=True)
-    writers = {name: _GrowingParquet(folder / f"{name}.parquet") for name in template}
-    for name, table in template.items():
-        writers[name].add(table.slice(0, 0))
-    wells = [well_profile([template]).iloc[:0]]
-    for well in _by_well(fields):
-        for field in well:
-            for name, table in field.items():
-                writers[name].add(table)
-        wells += [well_profile(group) for group in _by_time(well)]
-    for writer in writers.values():
-        writer.close()
-    profiles = _stacked(wells)
+    with ExitStack() as open_files:
+        writers = {
+            name: open_files.enter_context(_writing(folder / f"{name}.parquet", block))
+            for name, block in template.objects.items()
+        }
+        images: list[dict[str, Any]] = []
+        wells = []
+        for well in _by_well(fields):
+            for field in well:
+                images.append(field.image)
+                for name, block in field.objects.items():
+                    writers[name].add(block)
+            wells += [well_profile(group, template) for group in _by_time(well)]
+    with durable(folder / "Image.parquet") as partial:
+        pq.write_table(_image_table(images, template), partial)
+    profiles = _stacked(wells, well_profile([template], template))
     with durable(folder / "Well.parquet") as partial:
         pq.write_table(pa.Table.from_pandas(profiles, preserve_index=False), partial)
     if csv:
@@ -102,27 +77,48 @@ def write_tables(
     return profiles
 
 
-def well_profile(fields: list[dict[str, pa.Table]]) -> pd.DataFrame:
-    """Return one row for one well at one time: sums of counts, medians over cells of every feature.
+def _image_table(images: list[dict[str, Any]], template: Shard) -> pa.Table:
+    """Return the fields' own rows below each other, in the columns of the template."""
+    schema = pa.Table.from_pandas(pd.DataFrame([template.image]), preserve_index=False).schema.remove_metadata()
+    columns = [pa.array([row.get(field.name) for row in images], field.type, from_pandas=True) for field in schema]
+    return pa.table(columns, schema=schema)
+
+
+def well_profile(fields: list[Shard], template: Shard) -> dict[str, Any]:
+    """Return the row of one well at one time: sums of counts, medians over cells of every feature.
 
     Columns: the well's key, `Image_Count_Fields`, `Image_Count_FailedFields`, the sum of each `Image_Count_`, then
     each feature's median under its own name.
     """
-    images = pd.concat([field["Image"].to_pandas() for field in fields], ignore_index=True)
-    row: dict[str, Any] = {key: images[key].iloc[0] for key in _WELL_KEY}
-    row["Image_Count_Fields"] = len(images)
-    row["Image_Count_FailedFields"] = int((images["Image_Status"] != "ok").sum())
-    for column in images.columns:
+    rows = [field.image for field in fields]
+    row: dict[str, Any] = {key: rows[0][key] for key in _WELL_KEY}
+    row["Image_Count_Fields"] = len(rows)
+    row["Image_Count_FailedFields"] = sum(each["Image_Status"] != "ok" for each in rows)
+    for column in template.image:
         if column.startswith("Image_Count_"):
-            row[column] = int(images[column].fillna(0).sum())
-    for name in OBJECTS:
-        tables = [field[name] for field in fields if name in field]
-        if tables:
-            cells = pa.concat_tables(tables, promote_options="permissive")
-            for column in cells.column_names:
-                if not column.startswith(_NOT_MEASURED):
-                    row[column] = _median(cells[column].to_numpy())
-    return pd.DataFrame([row])
+            row[column] = sum(int(each.get(column, 0)) for each in rows)
+    for name, block in template.objects.items():
+        blocks = [field.objects[name] for field in fields if name in field.objects]
+        values = np.concatenate([aligned(each, block.names) for each in blocks or [block]], axis=1)
+        found = dict(zip(block.names, medians(values).tolist(), strict=True))
+        others = pa.concat_tables([each.others for each in blocks or [block]], promote_options="permissive")
+        for column in block.columns:
+            if not column.startswith(_NOT_MEASURED):
+                row[column] = found[column] if column in found else _median(others[column].to_numpy())
+    return row
+
+
+def aligned(block: Block, names: tuple[str, ...]) -> NDArray[np.float64]:
+    """Return a block's numbers as rows of these names, NaN where it has no such column."""
+    own = block.names
+    if own == names:
+        return block.numbers
+    places = {name: place for place, name in enumerate(own)}
+    values = np.full((len(names), block.rows), np.nan)
+    for row, name in enumerate(names):
+        if (place := places.get(name)) is not None:
+            values[row] = block.numbers[place]
+    return values
 
 
 def most_telling_feature(folder: Path) -> tuple[str, float] | None:
@@ -150,17 +146,14 @@ def most_telling_feature(folder: Path) -> tuple[str, float] | None:
     return best
 
 
-def _stacked(wells: list[pd.DataFrame]) -> pd.DataFrame:
-    """Put well rows below each other; a count that a well lacks, since all its fields failed, is zero."""
-    table = pd.concat([well.astype(object) for well in wells], ignore_index=True)
-    for column in table.columns:
-        if column.startswith("Image_Count_"):
-            table[column] = table[column].fillna(0).astype(np.int64)
-        elif column in ("Metadata_Plate", "Metadata_Well"):
-            table[column] = table[column].astype(str)
-        else:
-            table[column] = table[column].astype(np.int64 if column == "Metadata_Time" else np.float64)
-    return table
+def _stacked(wells: list[dict[str, Any]], template: dict[str, Any]) -> pd.DataFrame:
+    """Put well rows below each other."""
+    columns: dict[str, Any] = {}
+    for name in template:
+        kind = np.int64 if name.startswith("Image_Count_") or name == "Metadata_Time" else np.float64
+        values = [well[name] for well in wells]
+        columns[name] = pd.Series(values, dtype="str") if name in _WELL_KEY[:2] else np.array(values, kind)
+    return pd.DataFrame(columns)
 
 
 def _median(values: np.ndarray[Any, Any]) -> float:
@@ -169,82 +162,65 @@ def _median(values: np.ndarray[Any, Any]) -> float:
     return float(np.median(numbers)) if numbers.size else float("nan")
 
 
-def _by_well(fields: Iterable[dict[str, pa.Table]]) -> Iterator[list[dict[str, pa.Table]]]:
+def _by_well(fields: Iterable[Shard]) -> Iterator[list[Shard]]:
     """Group consecutive fields of one well; plate order keeps a well together."""
-    current: list[dict[str, pa.Table]] = []
-    key = None
-    for field in fields:
-        found = tuple(field["Image"][column][0].as_py() for column in _WELL_KEY[:2])
-        if current and found != key:
-            yield current
-            current = []
-        key = found
-        current.append(field)
-    if current:
-        yield current
+    for _, well in itertools.groupby(fields, key=lambda field: [field.image[column] for column in _WELL_KEY[:2]]):
+        yield list(well)
 
 
-def _by_time(well: list[dict[str, pa.Table]]) -> list[list[dict[str, pa.Table]]]:
+def _by_time(well: list[Shard]) -> list[list[Shard]]:
     """Part a well's fields by time point, in order."""
-    times: dict[int, list[dict[str, pa.Table]]] = {}
+    times: dict[int, list[Shard]] = {}
     for field in well:
-        times.setdefault(field["Image"]["Metadata_Time"][0].as_py(), []).append(field)
+        times.setdefault(field.image["Metadata_Time"], []).append(field)
     return [times[time] for time in sorted(times)]
 
 
-class _GrowingParquet:
-    """A Parquet file written in pieces, whose schema is settled by all of them before the first is written.
+@contextmanager
+def _writing(path: Path, template: Block) -> Iterator[_GrowingTable]:
+    """Write a Parquet file in pieces; it appears whole at the end, or not at all."""
+    types = {field.name: field.type for field in template.others.schema}
+    schema = pa.schema([(name, types.get(name, pa.float64())) for name in template.columns])
+    with (
+        durable(path) as partial,
+        pq.ParquetWriter(partial, schema, use_dictionary=[n for n, kind in types.items() if _is_text(kind)]) as file,
+    ):
+        table = _GrowingTable(file, schema, template)
+        yield table
+        table.flush()
 
-    Fields may lack a channel, so their tables may lack columns. Full groups wait in uncompressed files beside the
-    result until every column is known.
-    """
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._pieces: list[pa.Table] = []
+class _GrowingTable:
+    """Blocks that wait until they are worth a group of rows in a Parquet file."""
+
+    def __init__(self, file: pq.ParquetWriter, schema: pa.Schema, template: Block) -> None:
+        self._file, self._schema = file, schema
+        self._names, self._others = template.names, template.others.schema
+        self._most = max(1, _BYTES_PER_GROUP // (8 * max(1, len(template.columns))))
+        self._blocks: list[Block] = []
         self._rows = 0
-        self._schema: pa.Schema | None = None
-        self._spills: list[Path] = []
 
-    def add(self, table: pa.Table) -> None:
-        table = table.replace_schema_metadata(None)
-        wider = (
-            table.schema
-            if self._schema is None
-            else pa.unify_schemas([self._schema, table.schema], promote_options="permissive")
+    def add(self, block: Block) -> None:
+        self._blocks.append(block)
+        self._rows += block.rows
+        if self._rows >= self._most:
+            self.flush()
+
+    def flush(self) -> None:
+        if not self._blocks:
+            return
+        numbers = np.concatenate([aligned(block, self._names) for block in self._blocks], axis=1)
+        others = pa.concat_tables(
+            [self._others.empty_table(), *(block.others for block in self._blocks)], promote_options="permissive"
         )
-        self._schema = wider
-        self._pieces.append(table)
-        self._rows += len(table)
-        if self._rows >= _ROWS_PER_GROUP:
-            self._spill()
-
-    def _spill(self) -> None:
-        spill = self._path.with_name(f".{self._path.name}.{len(self._spills)}.spill")
-        with output_errors(spill), pa.OSFile(str(spill), "wb") as sink:
-            table = pa.concat_tables(self._pieces, promote_options="permissive")
-            with pa.ipc.new_file(sink, table.schema) as writer:
-                writer.write_table(table)
-        self._spills.append(spill)
-        self._pieces, self._rows = [], 0
-
-    def close(self) -> None:
-        schema = pa.schema([]) if self._schema is None else self._schema
-        with durable(self._path) as partial, pq.ParquetWriter(partial, schema) as writer:
-            for spill in self._spills:
-                with pa.memory_map(str(spill)) as source:
-                    writer.write_table(_conform(pa.ipc.open_file(source).read_all(), schema))
-                spill.unlink()
-            if self._pieces:
-                writer.write_table(_conform(pa.concat_tables(self._pieces, promote_options="permissive"), schema))
+        columns = {name: pa.array(row, from_pandas=True) for name, row in zip(self._names, numbers, strict=True)}
+        columns |= {field.name: others[field.name].cast(field.type) for field in self._others}
+        self._file.write_table(pa.table([columns[field.name] for field in self._schema], schema=self._schema))
+        self._blocks, self._rows = [], 0
 
 
-def _conform(table: pa.Table, schema: pa.Schema) -> pa.Table:
-    columns = [
-        table[field.name].cast(field.type) if field.name in table.column_names else pa.nulls(len(table), field.type)
-        for field in schema
-    ]
-    return pa.table(columns, schema=schema)
+def _is_text(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
 
 
 def _write_csv(path: Path) -> None:
@@ -257,7 +233,7 @@ def _write_csv(path: Path) -> None:
 def _without_formulas(table: pa.Table) -> pa.Table:
     """Guard text cells against spreadsheets that would run them."""
     for index, field in enumerate(table.schema):
-        if pa.types.is_string(field.type) or pa.types.is_large_string(field.type):
+        if _is_text(field.type):
             cells = [None if cell is None else plain_text(cell) for cell in table.column(index).to_pylist()]
             table = table.set_column(index, field, pa.array(cells, field.type))
     return table

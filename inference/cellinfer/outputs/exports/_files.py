@@ -134,11 +134,15 @@ def _target(partial: Path) -> str:
 
 
 def _is_inside(name: str) -> bool:
-    return not Path(name).is_absolute() and ".." not in Path(name).parts
+    parts = Path(name).parts
+    return len(parts) > 0 and not Path(name).is_absolute() and ".." not in parts
 
 
 def _remove(path: Path) -> None:
+    """Remove a file, or a folder that is one export; no other folder, whatever a list of files may say."""
     if path.is_dir():
+        if ".ome.zarr" not in path.name:
+            return
         shutil.rmtree(path, ignore_errors=True)
     else:
         path.unlink(missing_ok=True)

@@ -67,12 +67,11 @@ class _Store:
     def __init__(self, folder: Path, plate: str, results: Results, heads: Sequence[Analysed], ngff: Ngff) -> None:
         self._results = results
         self._node = _Node(folder, ngff)
-        self._times: dict[_Spot, list[int]] = defaultdict(list)
-        for head in heads:
-            self._times[head.key[:3]].append(head.key.time)
-        self._moves = any(len(times) > 1 for times in self._times.values())
+        # All images have all times of the plate: one that failed stays without chunks, and the others in step.
+        self._times = sorted({head.key.time for head in heads})
+        self._moves = len(self._times) > 1
         self._sites: dict[str, list[int]] = defaultdict(list)
-        for _, well, site in self._times:
+        for _, well, site in dict.fromkeys(head.key[:3] for head in heads):
             self._sites[well].append(site)
         self._node.group("", self._plate(plate), {"cellinfer": results.provenance})
         for row in dict.fromkeys(_well_path(well).split("/")[0] for well in self._sites):
@@ -90,7 +89,7 @@ class _Store:
         if self._spot != key[:3]:
             self._spot = (key.plate, key.well, key.site)
             self._begin(path, field, images)
-        time = self._times[self._spot].index(key.time)
+        time = self._times.index(key.time)
         self._put(path, time, {self._results.channels.index(name): plane for name, plane in images.items()}, _averaged)
         for kind in KINDS:
             self._put(f"{path}/labels/{kind}", time, {None: field.labels(kind).astype(np.uint32)}, _thinned)
@@ -116,18 +115,18 @@ class _Store:
 
     def _begin(self, path: str, field: ResultField, images: Mapping[str, NDArray[Any]]) -> None:
         """Write what describes an image and its labels, and their arrays without content."""
-        assert self._spot is not None
-        times = len(self._times[self._spot])
         shape = field.labels("Nuclei").shape
-        lead = (times,) if self._moves else ()
+        lead = (len(self._times),) if self._moves else ()
         axes = "tcyx" if self._moves else "cyx"
         channels = self._results.channels
         missing = [name for name in channels if name not in images]
         dtype = np.result_type(*images.values())
         dtype = np.dtype(np.uint8) if dtype == np.bool_ else dtype
         omero = {"omero": {"channels": self._shown(images)} | self._node.version_04}
-        note = {"cellinfer": {"field": field.head.name} | ({"missing_channels": missing} if missing else {})}
-        self._node.group(path, self._pyramid(field.head.name, axes, shape) | omero, note)
+        key = field.head.key
+        said: dict[str, Any] = {"plate": key.plate, "well": key.well, "site": key.site, "times": self._times}
+        said |= {"missing_channels": missing} if missing else {}
+        self._node.group(path, self._pyramid(f"{key.well} {key.site}", axes, shape) | omero, {"cellinfer": said})
         self._open = {path: self._node.arrays(path, axes, (*lead, len(channels), *shape), dtype)}
         self._node.group(f"{path}/labels", {"labels": list(KINDS)})
         for kind in KINDS:

@@ -1,0 +1,128 @@
+"""One small file per field while a run goes on: its tables, their numbers as one block.
+
+A field has hundreds of columns and few rows. As separate columns they would cost more time to write and read than to
+measure; as one matrix they cost next to nothing.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.ipc
+from numpy.typing import NDArray
+
+from cellinfer.files import durable
+from cellinfer.pipeline import OBJECTS, FieldResult
+
+_COLUMNS = b"columns"
+
+
+@dataclass(frozen=True)
+class Block:
+    """The table of one kind of object of one field.
+
+    Attributes
+    ----------
+    columns
+        Names of all columns, in order.
+    numbers
+        `(F, n)` float64: the columns of floating-point numbers, a row each, in order.
+    others
+        The columns of other types.
+    """
+
+    columns: tuple[str, ...]
+    numbers: NDArray[np.float64]
+    others: pa.Table
+
+    @property
+    def rows(self) -> int:
+        """Number of objects."""
+        return int(self.numbers.shape[1])
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the columns of numbers."""
+        others = set(self.others.column_names)
+        return tuple(name for name in self.columns if name not in others)
+
+    def replaced(self, column: str, value: int) -> Block:
+        """Return the block with one value in all rows of a column of whole numbers."""
+        index = self.others.schema.get_field_index(column)
+        field = self.others.schema.field(index)
+        values = pa.array(np.full(self.rows, value), field.type)
+        return Block(self.columns, self.numbers, self.others.set_column(index, field, values))
+
+
+@dataclass(frozen=True)
+class Shard:
+    """All tables of one field.
+
+    Attributes
+    ----------
+    objects
+        `"Nuclei"`, `"Cells"`, `"Cytoplasm"` -> their table; nothing for a field that failed.
+    image
+        The field's own row.
+    """
+
+    objects: dict[str, Block]
+    image: dict[str, Any]
+
+
+def shard_of(result: FieldResult) -> Shard:
+    """Return what is kept of a field's result."""
+    return Shard({name: _block(result.tables[name]) for name in OBJECTS}, result.image)
+
+
+def _block(table: pd.DataFrame) -> Block:
+    floats = (table.dtypes == np.float64).to_numpy()
+    others = table.loc[:, ~floats]
+    return Block(
+        tuple(map(str, table.columns)),
+        np.ascontiguousarray(table.loc[:, floats].to_numpy().T),
+        pa.table({str(name): pa.array(others[name], from_pandas=True) for name in others.columns}),
+    )
+
+
+def write_shard(result: FieldResult, path: Path) -> None:
+    """Write one field's tables and its own row into one file of Arrow messages."""
+    shard = shard_of(result)
+    with durable(path) as partial, pa.OSFile(str(partial), "wb") as sink:
+        for name in OBJECTS:
+            block = shard.objects[name]
+            schema = block.others.schema.with_metadata({_COLUMNS: json.dumps(block.columns)})
+            with pa.ipc.new_stream(sink, schema) as writer:
+                writer.write_table(block.others)
+            sink.write(bytes(-sink.tell() % 64))
+            pa.ipc.write_tensor(pa.Tensor.from_numpy(block.numbers), sink)
+        image = pa.table({"image": [json.dumps(shard.image, default=_plain)]})
+        with pa.ipc.new_stream(sink, image.schema) as writer:
+            writer.write_table(image)
+
+
+def read_shard(path: Path) -> Shard:
+    """Read what `write_shard` wrote."""
+    objects = {}
+    with pa.OSFile(str(path), "rb") as source:
+        for name in OBJECTS:
+            others = pa.ipc.open_stream(source).read_all()
+            columns = tuple(json.loads(others.schema.metadata[_COLUMNS]))
+            source.seek(source.tell() + -source.tell() % 64)
+            numbers = pa.ipc.read_tensor(source).to_numpy()
+            objects[name] = Block(columns, numbers, others.replace_schema_metadata(None))
+        (image,) = pa.ipc.open_stream(source).read_all()["image"].to_pylist()
+    return Shard(objects, json.loads(image))
+
+
+def _plain(value: object) -> object:
+    """Return a NumPy scalar as the Python number that JSON knows."""
+    if isinstance(value, np.generic):
+        return value.item()
+    raise TypeError(f"a field's own row holds {type(value).__name__}")

@@ -1,0 +1,62 @@
+"""Summaries of many features at once: what stands for the cells of a well."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cellinfer_kernels._jit import kernel
+from cellinfer_kernels._order import select
+
+__all__ = ["medians"]
+
+
+def medians(values: NDArray[Any]) -> NDArray[np.float64]:
+    """Return the median of each row, over its finite values.
+
+    Parameters
+    ----------
+    values
+        `(F, n)` real array: a row per feature, a column per cell.
+
+    Returns
+    -------
+    ndarray of shape (F,), float64
+        Of an even number of values the mean of the middle two; NaN where no value is finite.
+
+    Raises
+    ------
+    ValueError
+        If the array is not 2-D.
+    """
+    rows = np.asarray(values)
+    if rows.ndim != 2:
+        raise ValueError(f"medians are taken of the rows of a 2-D array, not of one of shape {rows.shape}")
+    return _medians(np.ascontiguousarray(rows, np.float64))  # type: ignore[no-any-return]
+
+
+@kernel
+def _medians(values: Any) -> Any:
+    features, cells = values.shape
+    result = np.full(features, np.nan)
+    finite = np.empty(cells, np.float64)
+    for row in range(features):
+        count = 0
+        for cell in range(cells):
+            value = values[row, cell]
+            if np.isfinite(value):
+                finite[count] = value
+                count += 1
+        if count == 0:
+            continue
+        middle = count // 2
+        high = select(finite, 0, count, middle)
+        if count % 2 == 0:
+            low = finite[0]  # the largest below the middle
+            for place in range(1, middle):
+                low = max(low, finite[place])
+            high = low + (high - low) / 2 if np.isinf(low + high) else (low + high) / 2
+        result[row] = high
+    return result
