@@ -16,6 +16,7 @@ import pytest
 import tifffile
 import zarr
 from cellinfer.errors import InputError, OutputError
+from cellinfer.exporting import FORMATS
 from cellinfer.files import owned
 from cellinfer.images import read_channel
 from cellinfer.journal import field_name
@@ -178,6 +179,52 @@ def test_time_points_are_an_axis(tmp_path: Path, ngff: Any) -> None:
     assert [field.key.time for field in copy.fields] == [1, 2, 3]
     assert copy.pixel_size == 0.325
     np.testing.assert_array_equal(read_channel(copy.fields[2], "DNA"), np.roll(ODD, 3, axis=1))
+
+
+def test_a_time_point_that_failed_leaves_the_others_in_step(tmp_path: Path) -> None:
+    times = {1: (1, 2, 3), 2: (1, 3)}
+    fields = {FieldKey("demo", "A01", site, time): ODD for site, found in times.items() for time in found}
+    out = make_results(tmp_path, fields)
+    plate = cellinfer.read_plate(tmp_path / "images", pattern=PATTERN)
+    store = cellinfer.export(out, "ome-zarr", plate=plate).files["ome-zarr"][0]
+    labels = zarr.open_group(store, mode="r")["A/1/2/labels/Cells/0"]
+    assert [np.array_equal(labels[time], ODD) for time in range(3)] == [True, False, True]
+    copy = {field.key: field for field in cellinfer.read_plate(store).fields}
+    np.testing.assert_array_equal(read_channel(copy[FieldKey("demo", "A01", 2, 3)], "DNA"), ODD)
+    with pytest.raises(InputError):  # not black pixels
+        read_channel(copy[FieldKey("demo", "A01", 2, 2)], "DNA")
+
+
+@pytest.mark.filterwarnings("ignore")  # anndata's own
+def test_a_plate_without_a_cell(tmp_path: Path) -> None:
+    anndata = pytest.importorskip("anndata")
+    out = make_results(tmp_path, {KEY: np.zeros((20, 30), np.int32)})
+    plate = cellinfer.read_plate(tmp_path / "images", pattern=PATTERN)
+    done = cellinfer.export(out, FORMATS, plate=plate)
+    assert (done.fields, done.cells) == (1, 0)
+    assert anndata.read_h5ad(done.folder / "cells.h5ad").shape == (0, 3)
+    assert len(pd.read_parquet(done.folder / "cells.cytotable.parquet")) == 0
+    assert json.loads((done.folder / "geojson" / "demo_A01_s1_t1.geojson").read_text())["features"] == []
+
+
+def test_a_list_of_files_cannot_make_an_export_remove_folders(tmp_path: Path) -> None:
+    out = make_results(tmp_path, {KEY: ODD})
+    folder = cellinfer.export(out, "roi").folder
+    (folder / "mine").mkdir()
+    (folder / "mine" / "notes.txt").write_text("mine")
+    for name in ("../out/Cells.parquet", "", str(out / "Cells.parquet"), "mine"):
+        manifest = json.loads((folder / "export.json").read_text())
+        manifest["formats"]["roi"]["files"].append(name)
+        (tmp_path / "kept.json").write_bytes((folder / "export.json").read_bytes())
+        (folder / "export.json").write_text(json.dumps(manifest))
+        if name == "mine":
+            cellinfer.export(out, "roi")
+        else:
+            with pytest.raises(OutputError, match="was not written by an export"):
+                cellinfer.export(out, "roi")
+        (folder / "export.json").write_bytes((tmp_path / "kept.json").read_bytes())
+        assert (folder / "mine" / "notes.txt").read_text() == "mine"
+    assert (out / "Cells.parquet").is_file()
 
 
 def test_several_plates_with_odd_names(tmp_path: Path) -> None:
