@@ -210,6 +210,26 @@ def test_high_ids_cost_nothing():
     np.testing.assert_array_equal(np.where(result > 0, result - (2**31 - 1 - seeds.max()), 0), expected)
 
 
+@pytest.mark.parametrize("gap", [2, 3])
+def test_growth_may_start_from_nearly_all_pixels_at_once(gap):
+    seeds = np.arange(1, 300 * 300 + 1, dtype=np.int32).reshape(300, 300)
+    seeds[::gap, ::gap] = 0
+    result = watershed.propagate(seeds, np.zeros(seeds.shape), None, 4.0, 1.0)
+    np.testing.assert_array_equal(result[seeds > 0], seeds[seeds > 0])
+    inner = seeds[gap::gap, gap::gap]
+    np.testing.assert_array_equal(result[gap::gap, gap::gap], seeds[gap - 1 :: gap, gap::gap][: len(inner)])
+
+
+def test_many_pixels_wait_at_once():
+    random = np.random.default_rng(2)
+    seeds = np.zeros((400, 400), np.int32)
+    seeds[::4, ::4] = np.arange(1, 10001).reshape(100, 100)
+    image = random.integers(0, 64, seeds.shape) / 64  # sums are exact in any order
+    result = watershed.propagate(seeds, image, None, np.inf, 0.0)
+    assert (result > 0).all()
+    np.testing.assert_array_equal(result.T, watershed.propagate(seeds.T, image.T, None, np.inf, 0.0))
+
+
 def test_the_lowest_id_has_what_is_equally_far():
     row = np.array([[7, 0, 0, 0, 3]])
     np.testing.assert_array_equal(watershed.propagate(row, np.zeros(row.shape)), [[7, 7, 3, 3, 3]])

@@ -559,7 +559,7 @@ def _propagate(
     bands = (height + _PHASE - 1) // _BAND + 1
     tails = np.zeros(bands * ring, np.uint32)
     awake = np.zeros(tails.size // _PHASE, np.bool_)  # whether a band has pixels in a phase
-    pool = np.empty(best.size // 2 + _CHUNK * tails.size + _ROOM, np.uint32)
+    pool = np.empty(best.size // 2 + 2 * fronts.size + _ROOM, np.uint32)  # all fronts, and what else usually waits
     used = np.uint32(_CHUNK)  # the first chunk is never used: nothing has 0 for its place
     free = np.uint32(0)
     # Costs of steps that lead right or down lie at the pixel, the others at the pixel they lead to.
@@ -573,8 +573,8 @@ def _propagate(
         awake[band * ring // _PHASE] = True
         used, free = _enter(pool, tails, np.uint64(band * ring), pixel, used, free)
     due = np.empty(_CHUNK, np.uint64)
-    waiting = np.int64(fronts.size)
-    phase = np.int64(0)
+    waiting = fronts.size
+    phase = 0
     while waiting > 0:
         for band in range(bands):
             slot = (band * ring + (phase & (ring - 1))) // _PHASE
@@ -588,6 +588,8 @@ def _propagate(
                 while end > 0:
                     chunk = (end - np.uint32(1)) & ~np.uint32(_CHUNK - 1)
                     if np.int64(used) + _ROOM > pool.size:
+                        if pool.size >= 1 << 31:
+                            raise OverflowError("more pixels are waiting than can be numbered")
                         pool = doubled(pool)
                     waiting -= np.int64(end - chunk) - 1
                     count = np.uint64(0)
@@ -619,9 +621,9 @@ def _propagate(
                             target = offer >> shift
                             if target != current >> shift:  # else it is there already
                                 below = (row + (target & (_PHASE - 1))) // _BAND
-                                place = below * ring + (target & (ring - 1))
-                                awake[place // _PHASE] = True
-                                used, free = _enter(pool, tails, np.uint64(place), np.uint32(other), used, free)
+                                later = below * ring + (target & (ring - 1))
+                                awake[later // _PHASE] = True
+                                used, free = _enter(pool, tails, np.uint64(later), np.uint32(other), used, free)
                                 waiting += 1
                     end = pool[chunk]
                     pool[chunk] = free
