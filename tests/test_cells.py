@@ -10,6 +10,7 @@ from cellinfer.cells import compartments, grow_cells
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from scipy import ndimage
 
 
 def disk(shape: tuple[int, int], row: float, column: float, radius: float) -> NDArray[np.bool_]:
@@ -79,6 +80,32 @@ def test_nuclei_at_the_edge_keep_their_cytoplasm_from_neighbours() -> None:
     kept = compartments(nuclei, None, 30, diameter=10, edge="keep")
     assert kept.dropped == 0
     assert kept.cells.max() == 2
+
+
+def test_neither_the_layout_of_an_image_nor_its_type_matters_and_it_is_left_alone() -> None:
+    random = np.random.default_rng(4)
+    nuclei = np.zeros((90, 130), np.int32)
+    for number in range(1, 9):
+        nuclei[disk(nuclei.shape, *random.uniform(10, 80, 2), 6) & (nuclei == 0)] = number
+    image = random.integers(0, 4000, nuclei.shape).astype(np.uint16)
+    before, seeds = image.copy(), nuclei.copy()
+    expected = compartments(nuclei, image, 12, diameter=12)
+    for other in (np.asfortranarray(image), image.astype(np.float32), image.astype(np.float64, order="F")):
+        copy = other.copy(order="K")
+        assert np.array_equal(compartments(nuclei, other, 12, diameter=12).cells, expected.cells)
+        assert np.array_equal(other, copy)
+    assert np.array_equal(image, before)
+    assert np.array_equal(nuclei, seeds)
+
+
+def test_without_an_image_a_pixel_belongs_to_the_nearest_nucleus() -> None:
+    nuclei = np.zeros((60, 80), np.int32)
+    nuclei[disk(nuclei.shape, 20, 20, 7)], nuclei[disk(nuclei.shape, 35, 50, 9)] = 1, 2
+    cells = grow_cells(nuclei, None, 12, diameter=15)
+    away = [ndimage.distance_transform_edt(nuclei != name) for name in (1, 2)]
+    assert np.array_equal(cells > 0, np.minimum(*away) <= 12)
+    assert (away[0] <= away[1])[cells == 1].all()
+    assert (away[1] <= away[0])[cells == 2].all()
 
 
 @pytest.mark.parametrize("image", [None, np.zeros((20, 20), np.uint16), np.full((20, 20), np.nan)])

@@ -61,9 +61,18 @@ def compartments(
     kept = np.flatnonzero(keep).astype(np.int32)
     if kept.size < total:
         renumber = np.where(keep, np.cumsum(keep), 0).astype(np.int32)
-        nuclei, cells = np.take(renumber, nuclei), np.take(renumber, cells)
+        nuclei, cells = _renumbered(nuclei, renumber), _renumbered(cells, renumber)
     # A cell holds its nucleus, so that the difference is 0 there.
     return Compartments(nuclei, cells, cells - nuclei, kept, total - kept.size)
+
+
+def _renumbered(labels: Labels, ids: NDArray[np.int32]) -> Labels:
+    """Look ids up in a table, some rows at a time: NumPy makes a copy twice as large of what it looks up."""
+    result = np.empty_like(labels)
+    for top in range(0, len(labels), 64):
+        rows = slice(top, top + 64)
+        np.take(ids, labels[rows], out=result[rows], mode="clip")  # any other mode copies the result once more
+    return result
 
 
 def perinuclear_ring(parts: Compartments, width: float) -> Labels:
@@ -91,15 +100,18 @@ def grow_cells(nuclei: Labels, image: NDArray[np.generic] | None, distance: floa
     """
     if image is None or not nuclei.any():
         return expand(nuclei, distance)
-    finite = image.astype(np.float32)
+    smooth = image.astype(np.float32, order="C")  # in which all is done in place: large arrays take long to get
     if image.dtype.kind == "f":
-        np.nan_to_num(finite, copy=False, posinf=0, neginf=0)
-    smooth = np.asarray(cv2.GaussianBlur(finite, (0, 0), 1.0), dtype=np.float32)
+        np.nan_to_num(smooth, copy=False, posinf=0, neginf=0)
+    cv2.GaussianBlur(smooth, (0, 0), 1.0, dst=smooth)
     threshold, background, bright = _levels(smooth, nuclei, diameter)
     if bright - background <= 1e-4 * abs(bright):  # no contrast to follow
         return expand(nuclei, distance)
-    scaled = np.clip((smooth - background) / (bright - background), 0, 1)
-    return fill_holes(propagate(nuclei, scaled, smooth > threshold, distance, _REGULARIZATION))
+    mask = smooth > threshold
+    smooth -= background
+    smooth /= bright - background
+    np.clip(smooth, 0, 1, out=smooth)
+    return fill_holes(propagate(nuclei, smooth, mask, distance, _REGULARIZATION))
 
 
 def background_level(image: NDArray[np.generic]) -> float:

@@ -629,8 +629,14 @@ def _propagate(
                     pool[chunk] = free
                     free = chunk
         phase += _PHASE
+    _write_names(seeds, best, names, result)
+
+
+@inlined
+def _write_names(seeds: Any, best: Any, names: Any, result: Any) -> Any:
+    height, width = seeds.shape
     for y in range(height):
-        reached = best[(y + 1) * stride + 1 : (y + 2) * stride - 1]
+        reached = best[(y + 1) * (width + 2) + 1 : (y + 2) * (width + 2) - 1]
         for x in range(width):
             found = reached[x] & names if reached[x] != _UNREACHED else 0
             result[y, x] = seeds[y, x] if seeds[y, x] > 0 else found
