@@ -201,6 +201,20 @@ def test_a_set_whose_files_are_called_after_wells(tmp_path):
     assert plate.missing == (Missing(key, "DAPI"), Missing(key, "Cy3"))
 
 
+def test_planes_that_have_lost_their_wells_are_refused(tmp_path):
+    """pymmcore-plus, where channels differ in their planes: eight planes of two wells as times of one image."""
+    plan = '{"stage_positions": {"plate": {"rows": 8}, "selected_wells": [[0, 1], [0, 1]]}}'
+    note = (
+        f'<MapAnnotation ID="A:1" Namespace="pymmcore_plus"><Value><M K="mda_json">{plan}</M></Value></MapAnnotation>'
+    )
+    xml = document(image(0, "", channels=("",)) + f"<StructuredAnnotations>{note}</StructuredAnnotations>")
+    write(tmp_path / "A01.ome.tif", range(8), xml)
+    with pytest.raises(InputError, match=r"one row of planes without their wells.*ImageSequenceWriter"):
+        read_plate(tmp_path)
+    write(tmp_path / "A01.ome.tif", range(8), xml.replace("selected_wells", "unrelated"))
+    assert read_plate(tmp_path).fields[0].key.well == "A01"
+
+
 def test_a_colour_image_is_one_plane(tmp_path):
     """Its samples are no channels of their own: the images after it keep their pages."""
     more = ' SamplesPerPixel="3"'

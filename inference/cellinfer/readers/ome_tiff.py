@@ -27,6 +27,8 @@ from cellinfer.wells import well_name
 
 _TIFF = (".tif", ".tiff")
 _COMPANION = (".companion.ome", ".ome.xml")
+_WELLS = '"selected_wells"'
+"""What the plan of an acquisition calls its wells."""
 _FILE_NAME = re.compile(r'FileName="([^"]*)"')
 _LONGEST = 256 << 20
 """Bytes of a companion file at most."""
@@ -199,6 +201,7 @@ class _Collector:
     def _add_document(self, root: Element, source: str) -> None:
         """Add all planes that a document describes."""
         self._companions.add(source)
+        _refuse_lost_places(root, source)
         images = children(root, "Image")
         folder = posixpath.dirname(source).rpartition("/")[2] or self.listing.name
         spots = _spots(root, folder, self.grids) or _stage_spots(images, folder)
@@ -292,6 +295,22 @@ class _Collector:
             raise InputError(f"{path}: neither its OME-XML nor its name says the well; name the wells with --pattern")
         plate = self._plates.get(path) or self._plates.get(source) or self.listing.name
         return _Spot(plate, parts.well, number or parts.site, parts.channel, parts.z, parts.time)
+
+
+def _refuse_lost_places(root: Element, source: str) -> None:
+    """Refuse a row of planes that were taken in many wells but say no more which is which.
+
+    pymmcore-plus writes all planes of a plate as times of one image if channels differ in their planes (`do_stack`).
+    """
+    if children(root, "Plate") or len(children(root, "Image")) != 1:
+        return
+    notes = (each for each in root.iter() if local_name(each) == "MapAnnotation")
+    if any(each.get("Namespace") == "pymmcore_plus" and _WELLS in "".join(each.itertext()) for each in notes):
+        raise InputError(
+            f"{source} holds a plate as one row of planes without their wells, as pymmcore-plus writes it if channels "
+            "differ in their planes: take the same planes of all channels, or write the images as a sequence of files "
+            "(ImageSequenceWriter)"
+        )
 
 
 def _first_file(image: Element) -> str | None:
