@@ -388,3 +388,24 @@ def test_a_killed_run_goes_on_to_the_same_bytes(plate: Path, tmp_path: Path) -> 
     assert finished.reused >= 5
     analyse(plate, tmp_path / "untouched")
     assert contents(tmp_path / "out") == contents(tmp_path / "untouched")
+
+
+def test_results_are_exported_at_the_end(plate: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="Unknown format 'xls'"):
+        analyse(plate, tmp_path / "out", exports="xls")
+    assert not (tmp_path / "out").exists()
+    analyse(plate, tmp_path / "out", exports="cytotable,ome-zarr", channels={"DAPI": "DNA", "Reporter": "GFP"})
+    table = next((tmp_path / "out" / "export").glob("*.parquet"))
+    assert len(pd.read_parquet(table)) == pq.read_metadata(tmp_path / "out" / "Cells.parquet").num_rows
+    read_with = json.loads((tmp_path / "out" / "run.json").read_text())["input"]["read_with"]
+    assert read_with["channels"] == {"DAPI": "DNA", "Reporter": "GFP"}
+    again = analyse(plate, tmp_path / "out", settings=Settings(diameter=22, edge="keep"), channels=read_with["channels"])
+    assert any("export/ holds the earlier tables" in note for note in again.notes)
+
+
+def test_half_written_files_of_a_killed_run_are_cleared_away(plate: Path, tmp_path: Path) -> None:
+    analyse(plate, tmp_path / "out")
+    left = tmp_path / "out" / "labels" / "Cells" / ".plate_A01_s1_t1.ome.tiff.99-abc.partial"
+    left.write_bytes(b"II")
+    analyse(plate, tmp_path / "out")
+    assert not left.exists()

@@ -48,9 +48,10 @@ def test_the_check_knows_a_rust_wheel_when_it_sees_one() -> None:
     assert not built_with_rust(metadata.distribution("numpy"))
 
 
-def test_the_run_time_holds_no_rust_and_no_training_packages() -> None:
-    packages = run_time_packages("cpu")
-    assert {"numpy", "numba", "onnxruntime", "typer", "pandas", "tifffile", "zarr"} <= set(packages)
+@pytest.mark.parametrize(("extra", "brings"), [("cpu", "onnxruntime"), ("export", "roifile"), ("dask", "distributed")])
+def test_the_run_time_holds_no_rust_and_no_training_packages(extra: str, brings: str) -> None:
+    packages = run_time_packages(extra)
+    assert {"numpy", "numba", "typer", "pandas", "tifffile", "zarr", brings} <= set(packages)
     assert [name for name, found in packages.items() if built_with_rust(found)] == []
     assert NOT_AT_RUN_TIME & set(packages) == set()
 

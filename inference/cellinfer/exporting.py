@@ -116,9 +116,8 @@ def export(
     >>> import cellinfer
     >>> cellinfer.export("results", ["ome-zarr", "h5ad"])  # doctest: +SKIP
     """
-    names = _chosen(formats)
+    names = check_formats(formats)
     found = Results(Path(results))
-    _need_packages(names)
     images = any(FORMATS[name].images for name in names)
     options = Options(_images(found, plate) if images else None, ngff, measurements)
     folder = found.folder / "export" if out is None else Path(out)
@@ -144,21 +143,25 @@ def export(
     )
 
 
-def _chosen(formats: str | Iterable[str]) -> tuple[str, ...]:
+def check_formats(formats: str | Iterable[str]) -> tuple[str, ...]:
+    """Return the names of formats.
+
+    Raises
+    ------
+    InputError
+        If there is no such format, or a package that it needs is not installed.
+    """
     listed = formats.split(",") if isinstance(formats, str) else list(formats)
     names = tuple(dict.fromkeys(name.strip() for name in listed if name.strip()))
     unknown = [name for name in names if name not in FORMATS]
     if unknown or not names:
         what = f"Unknown format {unknown[0]!r}" if unknown else "No format was named"
         raise InputError(f"{what}: choose from {', '.join(FORMATS)}.")
-    return names
-
-
-def _need_packages(names: tuple[str, ...]) -> None:
     for name in names:
         for package in FORMATS[name].needs:
             if importlib.util.find_spec(package) is None:
                 raise InputError(f"The format {name} needs the package {package}: pip install 'cellinfer[export]'.")
+    return names
 
 
 def _images(results: Results, plate: str | os.PathLike[str] | Plate | None) -> Plate:
@@ -168,7 +171,7 @@ def _images(results: Results, plate: str | os.PathLike[str] | Plate | None) -> P
     folder = Path(results.info["input"]["folder"] if plate is None else plate)
     if not folder.is_dir():
         raise InputError(f"The images of the run are not in {folder}: say where they are with --plate.")
-    found = read_plate(folder)
+    found = read_plate(folder, **(results.info["input"].get("read_with") or {}))
     if set(found.channels) == set(results.channels):
         return found
     renamed = found_names(results, found)

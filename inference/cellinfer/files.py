@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import secrets
 import shutil
 import socket
 from collections.abc import Iterator
@@ -13,6 +14,8 @@ from pathlib import Path
 
 from cellinfer.errors import OutputError
 
+PARTIAL = ".partial"
+"""How the names of files end that are not whole yet, or never will be: those of a process that was killed."""
 _LOCKED_BYTE = 1 << 20
 """Where Windows locks: beyond the text that says who holds the lock, which others must be able to read."""
 
@@ -29,7 +32,7 @@ def durable(path: Path) -> Iterator[Path]:
     OutputError
         If the disk is full or the folder cannot be written; names the path.
     """
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    partial = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}{PARTIAL}")
     with output_errors(path):
         try:
             path.parent.mkdir(parents=True, exist_ok=True)

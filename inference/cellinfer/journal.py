@@ -113,10 +113,15 @@ def fingerprint(field: Field, configuration: str) -> str:
 def field_name(field: Field) -> str:
     """Return the field's key as one word that is safe in file names."""
     key = field.key
-    plate = "".join(letter if letter.isalnum() or letter in "-_." else "_" for letter in key.plate)
-    if plate != key.plate:  # two plates must not share a name because of what was replaced
-        plate += hashlib.sha256(key.plate.encode()).hexdigest()[:6]
-    return f"{plate}_{key.well}_s{key.site}_t{key.time}"
+    return f"{safe_name(key.plate)}_{key.well}_s{key.site}_t{key.time}"
+
+
+def safe_name(plate: str) -> str:
+    """Return a plate's name as one word that is safe in file names."""
+    safe = "".join(letter if letter.isalnum() or letter in "-_." else "_" for letter in plate)
+    if safe != plate:  # two plates must not share a name because of what was replaced
+        safe += hashlib.sha256(plate.encode()).hexdigest()[:6]
+    return safe
 
 
 def _glance(path: Path) -> bytes:

@@ -190,10 +190,13 @@ class Pipeline:
         Raises
         ------
         ImageError
-            If a plane cannot be read.
+            If a plane cannot be read, or the channel of nuclei or cells is not there.
         InputError
             If planes differ in size.
         """
+        for channel in (self.settings.nuclei, self.settings.cells):
+            if channel is not None and not field.images.get(channel):
+                read_channel(field, channel)  # says which is missing where
         return read_images(field)
 
     def analyse(self, field: Field | Images | NDArray[Any], images: Images | None = None) -> FieldResult:

@@ -88,6 +88,10 @@ def run(
         str | None, typer.Option(help="Address or scheduler file of a dask cluster that does the fields.")
     ] = None,
     csv: Annotated[bool, typer.Option("--csv", help="Also write the tables as CSV.")] = False,
+    exports: Annotated[
+        str,
+        typer.Option("--export", help="Also write ome-zarr, roi, geojson, h5ad, cytotable; see 'cellinfer export'."),
+    ] = "",
     fresh: Annotated[bool, typer.Option("--fresh", help="Do every field again.")] = False,
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Try failed fields again.")] = False,
 ) -> None:
@@ -130,6 +134,7 @@ def run(
             memory=memory,
             scheduler=scheduler,
             csv=csv,
+            exports=exports,
             fresh=fresh,
             retry_failed=retry_failed,
             progress=report,

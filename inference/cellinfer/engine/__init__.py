@@ -8,7 +8,7 @@ are done: `_threads` of this process, `_processes` of their own, a `_cluster`.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -20,6 +20,7 @@ from cellinfer.engine._ledger import Ledger, Progress, State
 from cellinfer.engine._plan import Plan, make_plan
 from cellinfer.engine._threads import Executor, Threads
 from cellinfer.errors import InputError, OutputError
+from cellinfer.exporting import check_formats, export
 from cellinfer.files import owned
 from cellinfer.journal import Journal
 from cellinfer.outputs.overview import draw_overview
@@ -97,6 +98,7 @@ def run(
     memory: str | int | None = None,
     scheduler: str | None = None,
     csv: bool = False,
+    exports: str | Iterable[str] = (),
     fresh: bool = False,
     retry_failed: bool = False,
     progress: Progress | None = None,
@@ -131,6 +133,8 @@ def run(
         Address (or scheduler file) of a dask cluster that does the fields instead of this machine.
     csv
         Also write the tables as CSV.
+    exports
+        Formats of other programs to write into `out/export`, see `cellinfer.export`.
     fresh
         Do every field again.
     retry_failed
@@ -152,7 +156,11 @@ def run(
         If results cannot be written, or another run owns the folder.
     """
     started = time.perf_counter()
-    plate = plate if isinstance(plate, Plate) else read_plate(plate, pattern=pattern, layout=layout, channels=channels)
+    formats = check_formats(exports) if exports else ()
+    read_with = None
+    if not isinstance(plate, Plate):
+        read_with = {"pattern": pattern, "layout": layout, "channels": dict(channels) if channels else None}
+        plate = read_plate(plate, pattern=pattern, layout=layout, channels=channels)
     settings = resolve_channels(settings or Settings(), plate.channels)
     folder = Path(out)
     _refuse_output_in_input(plate.root, folder)
@@ -191,8 +199,14 @@ def run(
             seconds=seconds,
             overview=overview,
         )
-        write_run_info(folder, plate, ledger.pipeline, result, ledger.stage_seconds(), plan, scheduler)
+        write_run_info(folder, plate, ledger.pipeline, result, ledger.stage_seconds(), plan, scheduler, read_with)
+        if formats:
+            export(folder, formats, plate=plate, progress=lambda done, total: report(_exporting(done, total)))
     return result
+
+
+def _exporting(done: int, total: int) -> State:
+    return State(total=total, done=done, reused=done, message="exporting")
 
 
 def _executor(ledger: Ledger, plan: Plan, scheduler: str | None) -> Executor:

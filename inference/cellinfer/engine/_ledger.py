@@ -17,6 +17,7 @@ import cellinfer_models
 from cellinfer._version import __version__
 from cellinfer.engine._job import LABELS, Job, Outcome, digest
 from cellinfer.errors import OutputError
+from cellinfer.files import PARTIAL
 from cellinfer.journal import Journal, field_name, fingerprint
 from cellinfer.outputs.shards import Shard, read_shard, shard_of
 from cellinfer.pipeline import KEY_COLUMNS, Pipeline, empty_result, plate_diameter
@@ -127,6 +128,8 @@ class Ledger:
         if (self.folder / "assay" / "assay.json").is_file():
             shutil.rmtree(self.folder / "assay", ignore_errors=True)
             self.notes.append("the assay results of the earlier tables were removed: run `cellinfer assay` again")
+        if (self.folder / "export").is_dir():
+            self.notes.append("export/ holds the earlier tables: run `cellinfer export` again")
 
     def note(self, outcome: Outcome) -> None:
         """Write down what became of a field."""
@@ -141,7 +144,8 @@ class Ledger:
         good = [field_name(f) for f in self.analysed()]
         kept = {path for name in good for path in (self.job.shard(name), *self.job.labels(name).values())}
         written = (path for kind in LABELS for path in (self.folder / "labels" / kind).glob("*.ome.tiff"))
-        for path in {*(self.folder / "fields").glob("*.arrows"), *written} - kept:
+        half_written = self.folder.rglob(f".*{PARTIAL}")  # by runs that were killed
+        for path in {*(self.folder / "fields").glob("*.arrows"), *written, *half_written} - kept:
             path.unlink(missing_ok=True)
         for kind in LABELS:
             with suppress(OSError):  # not empty, or never made

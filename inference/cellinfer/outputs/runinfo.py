@@ -30,8 +30,12 @@ def write_run_info(
     stages: dict[str, float],
     plan: Plan,
     scheduler: str | None,
+    read_with: dict[str, Any] | None,
 ) -> None:
-    """Write `run.json` into a result folder."""
+    """Write `run.json` into a result folder.
+
+    `read_with` are the options with which the plate was read from its folder, None if it was given as it is.
+    """
     session = pipeline.session
     info = {
         "cellinfer": __version__,
@@ -50,6 +54,7 @@ def write_run_info(
             "plate": plate.name,
             "folder": str(plate.root),
             "layout": plate.layout,
+            "read_with": read_with,
             "channels": list(plate.channels),
             "fields": len(plate.fields),
             "missing_planes": len(plate.missing),

@@ -23,7 +23,8 @@ from cellinfer.readouts import is_biology, is_readout
 
 _BYTES_PER_GROUP = 32 * 2**20
 _WELL_KEY = ["Metadata_Plate", "Metadata_Well", "Metadata_Time"]
-_NOT_MEASURED = ("Metadata_", "ImageNumber", "ObjectNumber")
+NOT_MEASURED = ("Metadata_", "ImageNumber", "ObjectNumber")
+"""How the columns begin that say which object a row is of, and not what was measured."""
 
 
 def write_tables(fields: Iterable[Shard], folder: Path, *, template: Shard, csv: bool = False) -> pd.DataFrame:
@@ -103,7 +104,7 @@ def well_profile(fields: list[Shard], template: Shard) -> dict[str, Any]:
         found = dict(zip(block.names, medians(values).tolist(), strict=True))
         others = pa.concat_tables([each.others for each in blocks or [block]], promote_options="permissive")
         for column in block.columns:
-            if not column.startswith(_NOT_MEASURED):
+            if not column.startswith(NOT_MEASURED):
                 row[column] = found[column] if column in found else _median(others[column].to_numpy())
     return row
 
@@ -130,7 +131,7 @@ def most_telling_feature(folder: Path) -> tuple[str, float] | None:
     best: tuple[str, float] | None = None
     for name in OBJECTS:
         table = pq.ParquetFile(folder / f"{name}.parquet")
-        measured = [name for name in table.schema_arrow.names if not name.startswith(_NOT_MEASURED)]
+        measured = [name for name in table.schema_arrow.names if not name.startswith(NOT_MEASURED)]
         features = [*filter(is_readout, measured)] or [*filter(is_biology, measured)]
         for start in range(0, len(features), 16):  # a few columns at a time: the table may not fit into memory
             chosen = features[start : start + 16]

@@ -21,13 +21,13 @@ from numpy.typing import NDArray
 from cellinfer.errors import ImageError, InputError
 from cellinfer.images import read_channel, read_labels
 from cellinfer.journal import field_name
+from cellinfer.outputs.tables import NOT_MEASURED
 from cellinfer.pipeline import KEY_COLUMNS, OBJECTS
 from cellinfer.plate import Field, FieldKey, Plate
 
 KINDS = ("Nuclei", "Cells")
 """Kinds of label images."""
 _FILE_NAME = "Image_FileName_"
-_NOT_MEASURED = ("Metadata_", "ImageNumber", "ObjectNumber")
 _BATCH = 2048
 
 
@@ -121,7 +121,7 @@ class Results:
             Feature(name, column.name)
             for name, schema in self._schemas.items()
             for column in schema
-            if not column.name.startswith(_NOT_MEASURED) and _is_number(column.type)
+            if not column.name.startswith(NOT_MEASURED) and _is_number(column.type)
         )
 
     def kind_of(self, feature: Feature) -> pa.DataType:
