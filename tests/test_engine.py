@@ -399,7 +399,9 @@ def test_results_are_exported_at_the_end(plate: Path, tmp_path: Path) -> None:
     assert len(pd.read_parquet(table)) == pq.read_metadata(tmp_path / "out" / "Cells.parquet").num_rows
     read_with = json.loads((tmp_path / "out" / "run.json").read_text())["input"]["read_with"]
     assert read_with["channels"] == {"DAPI": "DNA", "Reporter": "GFP"}
-    again = analyse(plate, tmp_path / "out", settings=Settings(diameter=22, edge="keep"), channels=read_with["channels"])
+    again = analyse(
+        plate, tmp_path / "out", settings=Settings(diameter=22, edge="keep"), channels=read_with["channels"]
+    )
     assert any("export/ holds the earlier tables" in note for note in again.notes)
 
 

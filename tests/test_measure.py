@@ -658,3 +658,12 @@ def test_the_ring_s_ratio_is_nucleus_over_ring():
 def test_ratios_name_the_column_they_miss():
     with pytest.raises(InputError, match="Nuclei_Intensity_MeanIntensity_DNA"):
         compartment_ratios(*compartments(), ["DNA"])
+
+
+def test_pairs_are_named_alike_whatever_the_order_of_channels() -> None:
+    labels, image = blobs()
+    other = image[::-1].copy()
+    one = measure(labels, {"GFP": image, "DNA": other}, families=["Correlation"])
+    two = measure(labels, {"DNA": other, "GFP": image}, families=["Correlation"])
+    assert "Correlation_DNA_GFP" in " ".join(one.columns)
+    pd.testing.assert_frame_equal(one[two.columns], two)

@@ -77,3 +77,27 @@ def test_bool_and_strided_images_are_taken():
 def test_impossible_percentiles_are_refused(q):
     with pytest.raises(ValueError, match=r"0\.\.100"):
         normalise.percentiles(np.zeros((2, 2)), q)
+
+
+@UNHURRIED
+@given(
+    st.integers(0, 2**32 - 1),
+    st.sampled_from([1.0, 1e-30, 1e30]),
+    st.lists(st.floats(0, 100), min_size=1, max_size=6),
+)
+def test_percentiles_of_many_floats_are_those_of_numpy(seed, factor, q):
+    random = np.random.default_rng(seed)
+    image = (random.normal(random.choice([0, 3, 1000]), 1, (260, 300)) * factor).astype(np.float32)
+    image[random.random(image.shape) < 0.3] = random.choice([0.0, -0.0, factor])
+    image[random.random(image.shape) < 0.05] = random.choice([np.nan, np.inf, -np.inf])
+    np.testing.assert_allclose(normalise.percentiles(image, q), twin.percentiles(image, q), rtol=1e-13)
+
+
+@pytest.mark.parametrize("value", [0.0, -0.0, 1.5, -3e38, 1e-45])
+def test_percentiles_of_a_constant_image_are_its_value(value):
+    image = np.full((300, 300), value, np.float32)
+    np.testing.assert_array_equal(normalise.percentiles(image, (0, 2, 99.5, 100)), np.float64(np.float32(value)))
+
+
+def test_many_pixels_none_of_them_finite():
+    assert np.isnan(normalise.percentiles(np.full((300, 300), np.inf, np.float32), 50)).all()

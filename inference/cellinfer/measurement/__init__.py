@@ -31,6 +31,7 @@ from cellinfer.measurement._options import CELL_PAINTING, DEFAULTS, Options
 from cellinfer.measurement._registry import Family, Feature, Objects, Plane, Signal, Values
 from cellinfer.measurement.ratios import compartment_ratios
 from cellinfer.measurement.relations import relate_objects
+from cellinfer.plate import natural_key
 
 __all__ = [
     "CELL_PAINTING",
@@ -241,10 +242,15 @@ def _add_pairs(
     for name in list(subjects):
         objects = subjects.pop(name)
         signals = {channel: Signal(objects, plane) for channel, plane in planes.items()}
-        for first, second in combinations(channels, 2):
+        for first, second in _together(channels, 2):
             for family in paired:
                 computed = family.compute_pair(signals[first], signals[second])
                 tables[name].add(name, family.pair_features(options), computed, first, second)
+
+
+def _together(channels: Iterable[str], count: int) -> Iterable[tuple[str, ...]]:
+    """Return the channels taken by themselves, or in pairs; a pair is named by its names' order, not the instrument's."""
+    return combinations(sorted(channels, key=natural_key) if count > 1 else channels, count)
 
 
 def chosen_families(families: Sequence[str] | None) -> list[Family]:
@@ -341,7 +347,7 @@ def _described(
     columns: dict[str, Feature] = {}
     for family in chosen_families(families):
         for count, declared in enumerate(family.declared(options)):
-            for chosen in combinations(channels, count):
+            for chosen in _together(channels, count):
                 made = {feature.column(name, *chosen): feature for feature in declared}
                 if len(made) < len(declared) or made.keys() & columns.keys():
                     raise InputError(
