@@ -48,20 +48,29 @@ def test_every_kind_of_tiff_gives_its_pixels(tmp_path, codec, dtype, order, opti
     assert read_header(ImageRef(str(path))) == Header(image.shape, np.dtype(dtype).name)
 
 
-def test_opencv_decodes_plain_lzw_and_nothing_else(tmp_path):
-    cases = {
-        "plain": {},
+def test_what_is_plain_is_read_without_tifffile_and_the_rest_with_it(tmp_path, monkeypatch):
+    plain = {
+        "lzw": {"compression": "lzw", "predictor": True},
+        "tiles": {"compression": "zlib", "tile": (16, 32)},
         "white is zero": {"photometric": "miniswhite"},
         "turned": {"extratags": [(274, 3, 1, 6, True)]},
         "private tag": {"extratags": [(65000, 3, 1, 1, True)]},
+        "from ImageJ": {"description": "ImageJ=1.53t\nmin=0.0"},
+        "from tifffile": {"description": '{"shape": [37, 53]}'},
     }
-    for name, options in cases.items():
-        image = picture()
-        path = write(tmp_path / f"{name}.tif", image, compression="lzw", **options)
-        with path.open("rb") as file, tifffile.TiffFile(file) as tiff:
-            fast = images._by_opencv(tiff.pages[0], file, Header(image.shape, "uint16"))
-        assert (fast is not None) == (name == "plain")
-        np.testing.assert_array_equal(read_image(path), tifffile.imread(path))
+    others = {
+        "lzma": {"compression": "lzma"},
+        "palette": {"photometric": "palette", "colormap": np.zeros((3, 2**16), np.uint16)},
+        "MetaMorph stack": {"extratags": [(33629, 4, 1, 1, True)]},
+    }
+    images_read = []
+    original = tifffile.TiffFile
+    monkeypatch.setattr(images.tifffile, "TiffFile", lambda file: images_read.append(file) or original(file))
+    for name, options in {**plain, **others}.items():
+        path = write(tmp_path / f"{name}.tif", picture(), **options)
+        images_read.clear()
+        np.testing.assert_array_equal(read_image(path), picture())
+        assert bool(images_read) == (name in others), name
 
 
 @pytest.mark.parametrize(
