@@ -19,6 +19,7 @@ from typing import Any, Literal
 
 from numpy.typing import NDArray
 
+from cellinfer.engine._memory import field_bytes
 from cellinfer.engine._patience import Patience
 from cellinfer.errors import CellinferError, DeviceError, EngineError, ImageError, ModelError, OutputError
 from cellinfer.images import files_of
@@ -147,11 +148,11 @@ class Worker:
             )
         return cls(job, Pipeline(session.shared(batch), job.settings))
 
-    @property
-    def enlarged(self) -> float:
-        """Factor by which images are resized for the network."""
-        session = self.pipeline.session
-        return network_scale(self.job.settings.diameter or session.card.diameter, session)
+    def need(self, field: Field) -> int:
+        """Return how many bytes a field takes at its peak."""
+        session, settings = self.pipeline.session, self.job.settings
+        scale = network_scale(settings.diameter or session.card.diameter, session)
+        return field_bytes(field, enlarged=scale, views=settings.tta != "none")
 
     def do(self, field: Field) -> Outcome:
         """Read, analyse and write one field."""

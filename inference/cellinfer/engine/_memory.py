@@ -12,10 +12,14 @@ from cellinfer.errors import CellinferError, EngineError, InputError
 from cellinfer.images import read_header
 from cellinfer.plate import Field
 
-BASE = 450 * 2**20
+BASE = 400 * 2**20
 """Bytes that a process holds besides fields: the interpreter, compiled kernels, the network and its buffers."""
-_PER_PIXEL, _PER_PLANE = 90, 20
-"""Bytes that a field needs at its peak, per pixel and per pixel of each channel (see docs/engine.md)."""
+_PER_FIELD = 40 * 2**20
+_PER_PIXEL, _PER_PLANE, _WITH_VIEWS = 90, 12, 60
+"""Bytes at the peak: of any field, per pixel, per pixel of each channel, and per pixel more with several views.
+
+Measured on fields of 1, 4 and 17 megapixels with 2 and 5 channels (docs/engine.md), where a field took 10 to 30 % less.
+"""
 _SHARE = 0.7
 _UNITS = {"": 1, "k": 2**10, "m": 2**20, "g": 2**30, "t": 2**40}
 _CGROUPS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
@@ -67,7 +71,7 @@ def _free_on_windows() -> int:
     return int(status[2])  # ullAvailPhys
 
 
-def field_bytes(field: Field, enlarged: float = 1.0) -> int:
+def field_bytes(field: Field, *, enlarged: float = 1.0, views: bool = False) -> int:
     """Return how many bytes a field needs at its peak, by the header of its first plane; 0 if that cannot be read.
 
     Parameters
@@ -76,6 +80,8 @@ def field_bytes(field: Field, enlarged: float = 1.0) -> int:
         The field.
     enlarged
         Factor by which the image is enlarged for the network.
+    views
+        Whether the network sees it in several views.
     """
     planes = [refs[0] for refs in field.images.values() if refs]
     if not planes:
@@ -84,7 +90,8 @@ def field_bytes(field: Field, enlarged: float = 1.0) -> int:
         height, width = read_header(planes[0]).shape[:2]
     except CellinferError:
         return 0  # reading it will say what is wrong
-    return round(height * width * (_PER_PIXEL * max(1.0, enlarged) ** 2 + _PER_PLANE * len(planes)))
+    network = (_PER_PIXEL + _WITH_VIEWS * views) * max(1.0, enlarged) ** 2
+    return _PER_FIELD + round(height * width * (network + _PER_PLANE * len(planes)))
 
 
 class Room:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from cellinfer.engine._job import Loaded, Outcome, Worker
-from cellinfer.engine._memory import Room, field_bytes
+from cellinfer.engine._memory import Room
 from cellinfer.engine._plan import Plan
 from cellinfer.journal import Entry, field_name
 from cellinfer.plate import Field
@@ -172,7 +172,7 @@ class Threads:
     def _read(self, task: _Task) -> Loaded | Outcome:
         """Wait for room, then read; from when on, is noted."""
         task.since = time.monotonic()
-        need = field_bytes(task.field, self._worker.enlarged)
+        need = self._worker.need(task.field)
         task.since = 0.0
         if need > self._room.size:
             return self._worker.failed(task.field, "", self._room.refusal(need))

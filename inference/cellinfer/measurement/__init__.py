@@ -249,7 +249,7 @@ def _add_pairs(
 
 
 def _together(channels: Iterable[str], count: int) -> Iterable[tuple[str, ...]]:
-    """Return the channels taken by themselves, or in pairs; a pair is named by its names' order, not the instrument's."""
+    """Return the channels taken by themselves, or in pairs; pairs in the order of their names."""
     return combinations(sorted(channels, key=natural_key) if count > 1 else channels, count)
 
 

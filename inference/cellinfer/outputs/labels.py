@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import imagecodecs
 import numpy as np
 import tifffile
 from numpy.typing import NDArray
@@ -49,11 +50,17 @@ def _write(image: NDArray[Any], path: Path, name: str, pixel_size: float | None)
         metadata |= {f"PhysicalSize{axis}": pixel_size for axis in "XY"}
         metadata |= {f"PhysicalSize{axis}Unit": "µm" for axis in "XY"}
     ome = path.name.lower().endswith((".ome.tif", ".ome.tiff"))
+    # Encoded here: this deflate takes a third of the time of tifffile's, for files half as large again. No predictor:
+    # ImageJ undoes none with deflate.
+    encoded = imagecodecs.zlibng_encode(np.ascontiguousarray(image).tobytes(), level=2)
     with durable(path) as partial:
         tifffile.imwrite(
             partial,
-            image,
+            iter([encoded]),
+            shape=image.shape,
+            dtype=image.dtype,
             compression="zlib",
+            rowsperstrip=image.shape[0],
             photometric="minisblack",
             ome=ome,
             metadata=metadata if ome else {"axes": "YX"},
