@@ -26,6 +26,7 @@ import tifffile
 
 from cellinfer.errors import ImageError
 from cellinfer.plate import Field, ImageRef
+from cellinfer.storage import is_array_folder, is_remote, join, open_file, read_many
 from cellinfer.zarr_metadata import V2_ARRAY, V3, ArrayInfo, plane_files, read_array
 
 Array = npt.NDArray[Any]
@@ -161,11 +162,11 @@ def read_header(ref: ImageRef, *, max_pixels: int = MAX_PIXELS) -> Header:
     ImageError
         If the header is damaged or declares more than `max_pixels`.
     """
-    if os.path.isdir(ref.path):  # noqa: PTH112  once per image
+    if is_array_folder(ref.path):
         array = _array(ref.path, max_pixels)
         plane_files(array, ref.index)  # refuses an index that is not there
         return Header(array.shape[-2:], array.dtype)
-    with _open(ref.path) as file:
+    with _open(ref.path, parts=True) as file:
         if _is_tiff(file):
             return _explain(ref.path, lambda: _tiff_header(file, ref, max_pixels))
         return _raster_header(ref.path, file.read(), max_pixels)
@@ -176,9 +177,9 @@ def files_of(ref: ImageRef) -> list[str]:
 
     The image file; for an array, its metadata and the chunks of the plane (no chunks if the metadata does not tell).
     """
-    if not os.path.isdir(ref.path):  # noqa: PTH112
+    if not is_array_folder(ref.path):
         return [ref.path]
-    files = [os.path.join(ref.path, name) for name in (V3, V2_ARRAY)]  # noqa: PTH118
+    files = [join(ref.path, name) for name in (V3, V2_ARRAY)]
     try:
         return files + plane_files(read_array(ref.path), ref.index)
     except ImageError:
@@ -187,10 +188,10 @@ def files_of(ref: ImageRef) -> list[str]:
 
 def _read(path: str, index: tuple[int, ...], max_pixels: int) -> Array:
     """Decode by what the first bytes say, not by the file's name."""
-    if os.path.isdir(path):  # noqa: PTH112
+    if is_array_folder(path):
         array = _array(path, max_pixels)
         return _canonical(_explain(path, lambda: _stored(array, index)), path)
-    with _open(path) as file:
+    with _open(path, parts=bool(index)) as file:  # one page of many, perhaps of gigabytes
         if _is_tiff(file):
             image = _explain(path, lambda: _tiff(file, ImageRef(path, index), max_pixels))
         elif index not in ((), (0,)):
@@ -200,11 +201,12 @@ def _read(path: str, index: tuple[int, ...], max_pixels: int) -> Array:
     return _canonical(_grey_if_equal(image), path)
 
 
-def _open(path: str) -> BinaryIO:
-    """Open a file that is there and not empty."""
+def _open(path: str, *, parts: bool) -> BinaryIO:
+    """Open a file that is there and not empty; `parts` as in `open_file`."""
     try:
-        file = open(path, "rb")  # noqa: PTH123, SIM115  the caller closes it
-        size = os.fstat(file.fileno()).st_size
+        file = open_file(path, parts=parts)
+        size = file.seek(0, os.SEEK_END)
+        file.seek(0)
     except OSError as error:
         raise ImageError(f"cannot open {path}: {error.strerror or error}") from error
     if size == 0:
@@ -670,7 +672,11 @@ def _array(path: str, max_pixels: int) -> ArrayInfo:
 def _stored(array: ArrayInfo, index: tuple[int, ...]) -> Array:
     """Decode one plane of an array, all of whose chunks must be there."""
     files = plane_files(array, index)
-    absent = [file for file in files if not os.path.isfile(file)]  # noqa: PTH113
+    chunks = read_many(files) if is_remote(array.folder) else None
+    if chunks is None:
+        absent = [file for file in files if not os.path.isfile(file)]  # noqa: PTH113
+    else:
+        absent = [file for file, chunk in chunks.items() if isinstance(chunk, FileNotFoundError)]
     if absent:
         raise ImageError(
             f"{array.folder} lacks {len(absent)} of the {len(files)} chunks of plane {index}, such as {absent[0]}: it "
@@ -680,7 +686,7 @@ def _stored(array: ArrayInfo, index: tuple[int, ...]) -> Array:
         raise ImageError(f"{array.folder} has pixels of type {array.dtype}, which is not supported")
     from cellinfer import zarr_pixels  # the zarr package takes a while to load, and most plates do without
 
-    image = zarr_pixels.read(array, index)
+    image = zarr_pixels.read(array, index, chunks)
     if image.shape != array.shape[-2:] or image.dtype.name != array.dtype:
         declared = f"{_size_text(array.shape[-2:])} {array.dtype}"
         raise ImageError(f"{array.folder} declares {declared} but holds {image.shape} {image.dtype}")

@@ -5,10 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from cellinfer.wells import well_sort_key
+
+if TYPE_CHECKING:
+    from cellinfer.storage import AnyPath
 
 IMAGE_SUFFIXES = frozenset({".tif", ".tiff", ".png", ".jpg", ".jpeg", ".bmp"})
 """Endings (lower case) of files that are taken for images."""
@@ -50,7 +52,7 @@ class ImageRef:
     Parameters
     ----------
     path
-        Absolute path of the file (or array store) that holds the plane.
+        Absolute path (or URL) of the file (or array store) that holds the plane.
     index
         `()` when the file is the plane; `(n,)` for page n (from 0) of a TIFF with many pages; for an array store the
         index along its leading (non-YX) axes.
@@ -85,7 +87,7 @@ class Plate:
     """All fields of a folder of images, in plate order, and what the reader learned about them."""
 
     name: str
-    root: Path
+    root: AnyPath
     layout: str
     """Name of the reader (and pattern) that understood the folder."""
     channels: tuple[str, ...]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-import os
+from collections.abc import Iterable
 from functools import lru_cache
 from itertools import product
 from typing import Any, NamedTuple
@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from cellinfer.errors import ImageError
+from cellinfer.storage import fetch_ahead, join, open_file
 
 Json = dict[str, Any]
 
@@ -82,7 +83,7 @@ def load(path: str) -> Json | None:
         If the file cannot be read, or is no JSON object.
     """
     try:
-        with open(path, "rb") as file:  # noqa: PTH123  pathlib is too slow for 10,000 files
+        with open_file(path) as file:
             raw = file.read(_WORTH_KEEPING + 1)
             if len(raw) > _WORTH_KEEPING:  # asking for more than most have would make room for it each time
                 raw += file.read(_LONGEST)
@@ -108,6 +109,20 @@ def _parse(raw: bytes) -> Any:
     return json.loads(raw)
 
 
+def fetch_metadata(folders: Iterable[str], old_name: str) -> None:
+    """Fetch the metadata of many groups or arrays in a store at once, see `cellinfer.storage.fetch_ahead`.
+
+    Parameters
+    ----------
+    folders
+        Of groups or arrays; local ones are left alone.
+    old_name
+        The file that is wanted where they are of Zarr 2: `V2_ATTRIBUTES` or `V2_ARRAY`.
+    """
+    absent = fetch_ahead(join(folder, V3) for folder in folders)
+    fetch_ahead(join(path.removesuffix(V3), old_name) for path in absent)
+
+
 def attributes(folder: str) -> Json | None:
     """Return the OME-NGFF attributes of a Zarr group.
 
@@ -122,8 +137,8 @@ def attributes(folder: str) -> Json | None:
     ImageError
         As `load`.
     """
-    node = load(os.path.join(folder, V3))  # noqa: PTH118
-    found = load(os.path.join(folder, V2_ATTRIBUTES)) if node is None else as_dict(node.get("attributes"))  # noqa: PTH118
+    node = load(join(folder, V3))
+    found = load(join(folder, V2_ATTRIBUTES)) if node is None else as_dict(node.get("attributes"))
     return None if found is None else as_dict(found.get("ome")) or found
 
 
@@ -148,7 +163,7 @@ def series(folder: str) -> list[str]:
     """
     if (attributes(folder) or {}).get("bioformats2raw.layout") != _COLLECTION:
         return []
-    listed = as_list((attributes(os.path.join(folder, "OME")) or {}).get("series"))  # noqa: PTH118
+    listed = as_list((attributes(join(folder, "OME")) or {}).get("series"))
     return [path for path in listed if isinstance(path, str)]
 
 
@@ -161,10 +176,10 @@ def read_array(folder: str) -> ArrayInfo:
         If there is no array (a FileNotFoundError is the cause: it may come yet), or its metadata is damaged or not
         supported.
     """
-    metadata = load(os.path.join(folder, V3))  # noqa: PTH118
+    metadata = load(join(folder, V3))
     version = 3
     if metadata is None:
-        metadata, version = load(os.path.join(folder, V2_ARRAY)), 2  # noqa: PTH118
+        metadata, version = load(join(folder, V2_ARRAY)), 2
     if metadata is None:
         raise ImageError(f"cannot open {folder}: it is a folder without a Zarr array") from FileNotFoundError(folder)
     if metadata.get("zarr_format") != version or metadata.get("node_type", "array") != "array":
@@ -203,7 +218,7 @@ def plane_files(array: ArrayInfo, index: tuple[int, ...]) -> list[str]:
     start = [str(place // chunk) for place, chunk in zip(index, array.chunks, strict=False)]
     prefix, separator = _key_rule(array)
     keys = (separator.join([*prefix, *start, str(row), str(column)]) for row, column in product(*grid))
-    return [os.path.join(array.folder, *key.split("/")) for key in keys]  # noqa: PTH118
+    return [join(array.folder, key) for key in keys]
 
 
 def _key_rule(array: ArrayInfo) -> tuple[list[str], str]:

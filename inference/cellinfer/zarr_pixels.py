@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import json
 import struct
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ import zarr
 from numcodecs.blosc import Blosc
 from numcodecs.compat import ensure_bytes
 from zarr.abc.codec import BytesBytesCodec
-from zarr.abc.store import ByteRequest
+from zarr.abc.store import ByteRequest, OffsetByteRequest, RangeByteRequest
 from zarr.core.array_spec import ArraySpec
 from zarr.core.buffer import Buffer, BufferPrototype, default_buffer_prototype
 from zarr.registry import register_codec
@@ -34,7 +35,9 @@ _BLOSC_HEADER = 16
 _CHECKED_V2, _CHECKED_V3 = "cellinfer_blosc", "cellinfer.blosc"
 
 
-def read(array: ArrayInfo, index: tuple[int, ...]) -> npt.NDArray[Any]:
+def read(
+    array: ArrayInfo, index: tuple[int, ...], chunks: Mapping[str, bytes | OSError] | None = None
+) -> npt.NDArray[Any]:
     """Decode the chunks that hold one plane, and no others.
 
     Parameters
@@ -43,6 +46,8 @@ def read(array: ArrayInfo, index: tuple[int, ...]) -> npt.NDArray[Any]:
         From `read_array`.
     index
         Place along the leading (non-YX) axes.
+    chunks
+        Path -> content of the files that hold the plane, or why one could not be read; None reads them from the disk.
 
     Returns
     -------
@@ -50,14 +55,21 @@ def read(array: ArrayInfo, index: tuple[int, ...]) -> npt.NDArray[Any]:
 
     Raises
     ------
+    OSError
+        If a file could not be read.
     ImageError
         If a shard lacks a chunk of the plane (a FileNotFoundError is the cause). What damaged chunks raise is as
         manifold as codecs are, and passes through.
     """
     first, second = _fill_values(array.dtype)
-    plane = _read(array, index, first)
+    files = {}
+    for path, content in (chunks or {}).items():
+        if isinstance(content, OSError):
+            raise content
+        files[path.removeprefix(array.folder + "/")] = content
+    plane = _read(array, index, first, files)
     if array.sharded and (suspect := plane == first).any():
-        plane = _read(array, index, second)  # a real pixel has its value again, an absent one the other fill
+        plane = _read(array, index, second, files)  # a real pixel has its value again, an absent one the other fill
         share = np.mean(suspect & (plane == second))
         if share > 0:
             raise ImageError(
@@ -76,12 +88,12 @@ def _fill_values(dtype: str) -> tuple[bool | int | float, bool | int | float]:
     return largest - 4, largest - 5
 
 
-def _read(array: ArrayInfo, index: tuple[int, ...], fill: float) -> npt.NDArray[Any]:
+def _read(array: ArrayInfo, index: tuple[int, ...], fill: float, files: dict[str, bytes]) -> npt.NDArray[Any]:
     metadata = {**_with_checked_blosc(array.metadata), "fill_value": fill, "attributes": {}}
     name = V3 if array.version == 3 else V2_ARRAY
     if array.version == 2:
         del metadata["attributes"]
-    store = _Store(array.folder, {name: json.dumps(metadata).encode()})
+    store = _Store(array.folder, files | {name: json.dumps(metadata).encode()})
     opened = zarr.open_array(store, mode="r", zarr_format=3 if array.version == 3 else 2)
     if opened.fill_value != fill:  # a store that is read in another way would undo the checks
         raise ImageError(f"{array.folder} cannot be read safely with zarr {zarr.__version__}")
@@ -89,14 +101,14 @@ def _read(array: ArrayInfo, index: tuple[int, ...], fill: float) -> npt.NDArray[
 
 
 class _Store(LocalStore):
-    """A folder whose metadata files are replaced by others.
+    """A folder whose metadata files are replaced by others; of which all files may be in memory.
 
     Parameters
     ----------
     root
         Folder of an array.
     files
-        Name -> content of metadata files; others are not there.
+        Name -> content of metadata files, others are not there; and of the chunks, unless they are on the disk.
     """
 
     def __init__(self, root: Path | str, files: dict[str, bytes]) -> None:
@@ -106,20 +118,30 @@ class _Store(LocalStore):
     async def get(
         self, key: str, prototype: BufferPrototype | None = None, byte_range: ByteRequest | None = None
     ) -> Buffer | None:
-        if key in NODE_FILES:
-            return self._file(key, prototype)
+        if key in NODE_FILES or key in self._files:
+            return self._file(key, prototype, byte_range)
         return await super().get(key, prototype, byte_range)
 
     def get_sync(
         self, key: str, *, prototype: BufferPrototype | None = None, byte_range: ByteRequest | None = None
     ) -> Buffer | None:
-        if key in NODE_FILES:
-            return self._file(key, prototype)
+        if key in NODE_FILES or key in self._files:
+            return self._file(key, prototype, byte_range)
         return super().get_sync(key, prototype=prototype, byte_range=byte_range)
 
-    def _file(self, key: str, prototype: BufferPrototype | None) -> Buffer | None:
+    def _file(self, key: str, prototype: BufferPrototype | None, byte_range: ByteRequest | None) -> Buffer | None:
         content = self._files.get(key)
+        if content is not None and byte_range is not None:
+            content = content[_slice(byte_range)]
         return None if content is None else (prototype or default_buffer_prototype()).buffer.from_bytes(content)
+
+
+def _slice(byte_range: ByteRequest) -> slice:
+    if isinstance(byte_range, RangeByteRequest):
+        return slice(byte_range.start, byte_range.end)
+    if isinstance(byte_range, OffsetByteRequest):
+        return slice(byte_range.offset, None)
+    return slice(-byte_range.suffix, None)
 
 
 # Blosc

@@ -22,6 +22,7 @@ from cellinfer.readers.ome_tiff import OmeTiffReader
 from cellinfer.readers.ome_zarr import OmeZarrReader
 from cellinfer.readers.pattern import PatternReader, name_parts
 from cellinfer.readers.useq import UseqReader
+from cellinfer.storage import forget_ahead
 
 __all__ = ["Found", "Listing", "Plane", "Reader", "layouts", "read_plate"]
 
@@ -63,7 +64,7 @@ def read_plate(
     Parameters
     ----------
     path
-        Folder with the images, in folders below it too.
+        Folder with the images, in folders below it too; or its URL in a store that fsspec knows (`s3://bucket/plate`).
     pattern
         Regular expression with the named groups `well` (or `row` and `col`), `site`, `channel`, `z`, `time`, `plate`.
         It must match the whole file name, or the whole path below `path` (with `/`) if it contains a slash, such as
@@ -89,14 +90,17 @@ def read_plate(
         close = difflib.get_close_matches(layout, layouts(), n=1)
         hint = f"; did you mean {close[0]!r}?" if close else ""
         raise InputError(f"unknown layout {layout!r}: choose from {', '.join(layouts())}{hint}")
-    listing = scan(path)
-    if layout == "auto":
-        # Who gives a pattern wants names to be read by it, whatever index lies beside the images.
-        readers = _by_name(pattern) if pattern is not None else (*_by_index(), *_by_name(None))
-        reader = _most_sure(readers, listing, pattern)
-    else:
-        reader = next(reader for reader in (*_by_index(), *_by_name(pattern)) if reader.name == layout)
-    return assemble(listing, reader.read(listing), channels)
+    try:
+        listing = scan(path)
+        if layout == "auto":
+            # Who gives a pattern wants names to be read by it, whatever index lies beside the images.
+            readers = _by_name(pattern) if pattern is not None else (*_by_index(), *_by_name(None))
+            reader = _most_sure(readers, listing, pattern)
+        else:
+            reader = next(reader for reader in (*_by_index(), *_by_name(pattern)) if reader.name == layout)
+        return assemble(listing, reader.read(listing), channels)
+    finally:
+        forget_ahead()
 
 
 def _most_sure(readers: tuple[Reader, ...], listing: Listing, pattern: str | None) -> Reader:

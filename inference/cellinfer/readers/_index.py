@@ -17,6 +17,7 @@ from cellinfer.errors import InputError
 from cellinfer.plate import FieldKey, ImageRef, natural_key
 from cellinfer.readers._protocol import Found, Plane, largest
 from cellinfer.readers._scan import Listing
+from cellinfer.storage import is_remote, open_file, version
 
 _CHUNK = 1 << 20
 _BY_NAMES = "or go by the file names alone with --layout pattern"
@@ -50,6 +51,9 @@ class _DoctypeError(ValueError):
 def read_index(path: str, names: frozenset[str]) -> Elements:
     """Read an index as `read_elements` does, but once for all who ask before `found_in` is done."""
     try:
+        if is_remote(path):
+            size, checksum = version(path)
+            return _read_version(path, names, checksum, size)
         status = os.stat(path)  # noqa: PTH116
     except OSError as error:
         return Elements(damage=error.strerror or str(error))
@@ -59,7 +63,7 @@ def read_index(path: str, names: frozenset[str]) -> Elements:
 
 
 @lru_cache(maxsize=1)  # the first index of a folder is asked for by can_read and by read; all of them would be large
-def _read_version(path: str, names: frozenset[str], _modified: int, _size: int) -> Elements:
+def _read_version(path: str, names: frozenset[str], _modified: int | str, _size: int) -> Elements:
     return read_elements(path, names)
 
 
@@ -128,7 +132,7 @@ def read_elements(path: str, names: frozenset[str]) -> Elements:
     parser.StartElementHandler = start
     parser.StartDoctypeDeclHandler = refuse
     try:
-        with open(path, "rb") as file:  # noqa: PTH123
+        with open_file(path) as file:
             while chunk := file.read(_CHUNK):
                 parser.Parse(chunk, False)
         parser.Parse(b"", True)

@@ -10,6 +10,8 @@ from xml.etree.ElementTree import Element, ParseError
 from defusedxml.common import DefusedXmlException
 from defusedxml.ElementTree import fromstring
 
+from cellinfer.storage import open_file
+
 _IMAGE_DESCRIPTION = 270
 _LONGEST = 64 << 20
 """Bytes of description at most: the largest real OME-XML is a few MB."""
@@ -34,7 +36,7 @@ def description(path: str, tag: int = _IMAGE_DESCRIPTION) -> str:
         Empty if the file is no TIFF, is broken, or describes nothing; decoding the pixels will tell which.
     """
     try:
-        with open(path, "rb") as file:  # noqa: PTH123
+        with open_file(path, parts=True) as file:
             return _description(file, tag).rstrip(b"\0").decode("utf-8", errors="replace")
     except (OSError, struct.error, OverflowError, ValueError):  # the last two: offsets beyond any file
         return ""

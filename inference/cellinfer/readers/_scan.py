@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -11,6 +12,7 @@ from typing import NamedTuple
 from cellinfer.errors import ImageError, InputError
 from cellinfer.plate import IMAGE_SUFFIXES, natural_key
 from cellinfer.readers._positions import wells_of
+from cellinfer.storage import AnyPath, RemotePath, find, join, location, names_in
 from cellinfer.zarr_metadata import NODE_FILES, plate, series
 
 MAX_DEPTH = 8
@@ -23,7 +25,7 @@ _THUMBNAIL = re.compile(r"_thumb|thumbs?\.", re.IGNORECASE)
 class Listing:
     """What lies in a folder: paths relative to `root`, with `/` on every system, in natural order."""
 
-    root: Path
+    root: AnyPath
     images: tuple[str, ...]
     ignored: tuple[str, ...]
     """Thumbnails, hidden files, other file types and folders that were not entered (these end in `/`)."""
@@ -38,10 +40,12 @@ class Listing:
 
     def absolute(self, relative: str) -> str:
         """Return the absolute path of a listed file."""
-        return os.path.join(self.root, relative)  # noqa: PTH118  pathlib is too slow for 20,000 files
+        return join(str(self.root), relative)
 
     def relative(self, absolute: str) -> str:
         """Undo `absolute`."""
+        if isinstance(self.root, RemotePath):
+            return absolute.removeprefix(self.root.url + "/")
         return Path(absolute).relative_to(self.root).as_posix()
 
 
@@ -57,19 +61,56 @@ def scan(path: str | os.PathLike[str]) -> Listing:
     InputError
         If the folder does not exist, is a file, cannot be read or holds neither image nor plate.
     """
-    root = Path(os.path.abspath(path))  # noqa: PTH100  keeps links in the name as the user typed them
+    given = location(path)
+    if isinstance(given, RemotePath):
+        return _scan_remote(given)
+    root = Path(os.path.abspath(given))  # noqa: PTH100  keeps links in the name as the user typed them
     if not root.exists():
         raise InputError(f"there is no folder {root}")
     if not root.is_dir():
         raise InputError(f"{root} is a file: give the folder that holds the plate (for one image: `cellinfer segment`)")
     found = _Found([], [], [])
     _walk(root, found)
+    return _listing(root, found)
+
+
+def _listing(root: AnyPath, found: _Found) -> Listing:
     if not found.images and not found.stores:
         raise InputError(f"no image in {root}: {_what_else(root, found.ignored)}")
     return Listing(root, *(tuple(sorted(names, key=natural_key)) for names in found))
 
 
-def _what_else(root: Path, ignored: list[str]) -> str:
+def _scan_remote(root: RemotePath) -> Listing:
+    """List a folder in a store by one call; the rules are those of local folders."""
+    found = _Found([], [], [])
+    try:
+        if NODE_FILES.intersection(names_in(root.url)):  # without a list of its chunks, which may be very many
+            _sort_store(str(root), "", found)
+            return _listing(root, found)
+        files = find(root.url)
+    except OSError as error:
+        raise InputError(f"cannot list {root}: {error.strerror}") from error
+    if "" in files:
+        raise InputError(f"{root} is a file: give the folder that holds the plate")
+    if not files:
+        raise InputError(f"there is no folder {root}, or nothing is in it")
+    below: dict[str, dict[str, _Entry]] = {"": {}}
+    for path in files:
+        folder = ""
+        *parts, name = path.split("/")
+        for part in parts:
+            below[folder].setdefault(part, _Entry(part, folder=True))
+            folder += part + "/"
+            below.setdefault(folder, {})
+        below[folder][name] = _Entry(name, folder=False)
+    level = [""]
+    for _ in range(MAX_DEPTH + 1):
+        level = [enter for folder in level for enter in _sort_entries(str(root), folder, below[folder].values(), found)]
+    found.ignored.extend(level)
+    return _listing(root, found)
+
+
+def _what_else(root: AnyPath, ignored: list[str]) -> str:
     """Say what a folder without images holds instead, and what to do."""
     for folder in root.parents[:4]:  # row, well, field, level
         if is_plate(str(folder), if_damaged=False):
@@ -79,6 +120,19 @@ def _what_else(root: Path, ignored: list[str]) -> str:
         return f"{where} is a Zarr store without the metadata of an OME-Zarr plate"
     found = f"{len(ignored)} other files, for example {ignored[0]!r}" if ignored else "it is empty"
     return f"{found}; images end in {', '.join(sorted(IMAGE_SUFFIXES))}"
+
+
+class _Entry:
+    """A file or folder in a store, with what is needed of `os.DirEntry`."""
+
+    def __init__(self, name: str, *, folder: bool) -> None:
+        self.name, self._folder = name, folder
+
+    def is_dir(self) -> bool:
+        return self._folder
+
+    def is_file(self) -> bool:
+        return not self._folder
 
 
 class _Found(NamedTuple):
@@ -102,7 +156,7 @@ def _walk(root: Path, found: _Found) -> None:
                     continue
                 seen.add((status.st_dev, status.st_ino))
                 with os.scandir(root / folder) as entries:
-                    below += _sort_entries(root, folder, list(entries), found)
+                    below += _sort_entries(str(root), folder, list(entries), found)
             except OSError as error:
                 if not folder:
                     raise InputError(f"cannot read folder {root}: {error.strerror}") from error
@@ -111,7 +165,7 @@ def _walk(root: Path, found: _Found) -> None:
     found.ignored.extend(level)
 
 
-def _sort_entries(root: Path, folder: str, entries: list[os.DirEntry[str]], found: _Found) -> list[str]:
+def _sort_entries(root: str, folder: str, entries: Collection[os.DirEntry[str] | _Entry], found: _Found) -> list[str]:
     """Put one folder's entries where they belong; return the folders to enter next."""
     images, ignored, _ = found
     if folder and any(entry.name == "journal.jsonl" for entry in entries):
@@ -137,9 +191,9 @@ def _sort_entries(root: Path, folder: str, entries: list[os.DirEntry[str]], foun
     return enter
 
 
-def _sort_store(root: Path, folder: str, found: _Found) -> None:
+def _sort_store(root: str, folder: str, found: _Found) -> None:
     """Tell plates from other Zarr stores (an image, labels, measurements)."""
-    if is_plate(os.path.join(root, folder), if_damaged=True):  # its reader will explain  # noqa: PTH118
+    if is_plate(join(root, folder), if_damaged=True):  # its reader will explain
         found.stores.append(folder.rstrip("/"))
     else:
         found.ignored.append(folder or "./")

@@ -18,6 +18,7 @@ from cellinfer.plate import FieldKey, ImageRef, natural_key
 from cellinfer.readers._metadata import local_name, to_micrometres
 from cellinfer.readers._protocol import Found, Plane, largest
 from cellinfer.readers._scan import Listing
+from cellinfer.storage import open_file
 from cellinfer.wells import well_name, well_sort_key
 
 _INDEX = "measurementdata.mlf"
@@ -259,7 +260,8 @@ def _measurement(listing: Listing, index: str) -> _Measurement:
         if path is None:
             return None
         try:
-            return parse(listing.absolute(path)).getroot()
+            with open_file(listing.absolute(path)) as file:
+                return parse(file).getroot()
         except _BROKEN_XML:
             broken.append(f"{path} is damaged: the names, channels or pixel sizes that it gives are not known")
             return None
@@ -313,7 +315,7 @@ def _plain(number: str) -> str:
 def _records(listing: Listing, index: str) -> Iterator[_Record]:
     """Read the index record by record: the tree of a long time series would fill the memory."""
     try:
-        with open(listing.absolute(index), "rb") as file:  # noqa: PTH123
+        with open_file(listing.absolute(index)) as file:
             events = iterparse(file, events=("start", "end"))
             _, root = next(events)
             for event, element in events:

@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice, product
-from pathlib import Path
 from typing import NamedTuple
 
 from cellinfer.errors import InputError
@@ -18,6 +17,7 @@ from cellinfer.readers._metadata import description, pixel_size
 from cellinfer.readers._protocol import Found, Plane, largest
 from cellinfer.readers._scan import Listing
 from cellinfer.readers.pattern import unmatched_note
+from cellinfer.storage import is_file, open_file
 from cellinfer.wells import normalise_well, well_name
 
 _LONGEST_INDEX = 1 << 20
@@ -286,7 +286,7 @@ class _Indexes:
         for path in copies:
             if path not in self._parsed:
                 try:
-                    self._parsed[path] = _parse(_read(Path(self._listing.absolute(path))))
+                    self._parsed[path] = _parse(_read(self._listing.absolute(path)))
                 except InputError as error:
                     self._parsed[path] = str(error)
             index = self._parsed[path]
@@ -324,15 +324,15 @@ def _above(listing: Listing, root: _Place) -> list[str]:
     if match is None or not match["prefix"]:
         return []
     paths = ["../" * up + match["prefix"] + ending for up in range(1, ups + 1) for ending in (".HTD", ".htd")]
-    return [path for path in paths if Path(listing.absolute(path)).is_file()]
+    return [path for path in paths if is_file(listing.absolute(path))]
 
 
-def _read(path: Path) -> str:
+def _read(path: str) -> str:
     """Return the text of an index: old ones are in the code page of the instrument's computer, new ones in Unicode."""
-    if not path.is_file():
+    if not is_file(path):
         raise InputError("it is no file")  # a pipe would be waited for
     try:
-        with path.open("rb") as file:
+        with open_file(path) as file:
             content = file.read(_LONGEST_INDEX + 1)
     except OSError as error:
         raise InputError(f"it cannot be read: {error.strerror}") from error

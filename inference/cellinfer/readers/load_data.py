@@ -19,6 +19,7 @@ from cellinfer.plate import FieldKey, ImageRef, natural_key
 from cellinfer.readers._metadata import description, pixel_size
 from cellinfer.readers._protocol import Found, Plane
 from cellinfer.readers._scan import Listing
+from cellinfer.storage import open_file
 from cellinfer.wells import normalise_well
 
 _HEAD = 1 << 16
@@ -181,7 +182,7 @@ def _without_twins(lists: list[str]) -> list[str]:
 def _head(listing: Listing, path: str) -> _Columns:
     """Read the names of a table's columns."""
     try:
-        with open(listing.absolute(path), "rb") as file:  # noqa: PTH123
+        with open_file(listing.absolute(path)) as file:
             head = file.read(_HEAD)
         encoding = _encoding(head)
         text = head[: len(head) // 2 * 2].decode(encoding, errors="replace")
@@ -193,7 +194,7 @@ def _head(listing: Listing, path: str) -> _Columns:
 def _open(listing: Listing, path: str) -> tuple[_Columns, Iterator[tuple[int, list[str]]]]:
     """Read a list; lines come with their numbers."""
     try:
-        with open(listing.absolute(path), "rb") as file:  # noqa: PTH123
+        with open_file(listing.absolute(path)) as file:
             data = file.read()
         text = data.decode(_encoding(data))
     except OSError as error:

@@ -24,6 +24,7 @@ from cellinfer.readers._metadata import description, pixel_size, to_micrometres
 from cellinfer.readers._positions import Spot, place
 from cellinfer.readers._protocol import Found, Plane
 from cellinfer.readers._scan import Listing
+from cellinfer.storage import open_file, open_text
 from cellinfer.zarr_metadata import Json, as_dict, as_list
 
 _TIFF = (".tif", ".tiff")
@@ -287,7 +288,7 @@ def _header(file: BinaryIO) -> _Header | None:
 
 def _is_stack(path: str) -> bool:
     try:
-        with open(path, "rb") as file:  # noqa: PTH123
+        with open_file(path, parts=True) as file:
             return _header(file) is not None
     except OSError:
         return False
@@ -304,7 +305,7 @@ def _stacks(listing: Listing, damaged: list[str]) -> list[_Dataset]:
         match = _STACK_NAME.fullmatch(name)
         key = (folder, match["prefix"] if match else "")
         try:
-            with open(listing.absolute(path), "rb") as file:  # noqa: PTH123
+            with open_file(listing.absolute(path), parts=True) as file:
                 header = _header(file)
                 if header is None:
                     continue
@@ -439,7 +440,7 @@ def _text_summary(path: str) -> Json:
     """
     text, size = "", _PART
     try:
-        with open(path, encoding="utf-8", errors="replace") as file:  # noqa: PTH123
+        with open_text(path) as file:
             while part := file.read(size):
                 text += part
                 start = text.find('"Summary"')

@@ -6,7 +6,6 @@ Source: the specification at https://github.com/micro-manager/NDStorage.
 from __future__ import annotations
 
 import json
-import os
 import posixpath
 import struct
 from collections import Counter, defaultdict
@@ -21,6 +20,7 @@ from cellinfer.readers._positions import Spot, place
 from cellinfer.readers._protocol import Found, Plane
 from cellinfer.readers._scan import Listing
 from cellinfer.readers.micro_manager import channel_names, stage_labels, summary_pixel_size
+from cellinfer.storage import file_size, open_file
 from cellinfer.zarr_metadata import Json, as_dict
 
 _INDEX = "ndtiff.index"
@@ -151,7 +151,7 @@ class _DataSet:
             path = posixpath.join(self._folder, file)
             if path in self.listed:
                 self.used.add(path)
-                self._sizes[file] = os.stat(self.listing.absolute(path)).st_size  # noqa: PTH116
+                self._sizes[file] = file_size(self.listing.absolute(path))
         self._pages = _pages(entries)
         latest = {json.dumps(entry.axes, sort_keys=True): entry for entry in entries}
         self._again = len(entries) - len(latest)
@@ -162,7 +162,7 @@ class _DataSet:
         """Read the index; its end may be half written, or hold a sign that the data set is finished."""
         path = self.listing.absolute(self.index)
         try:
-            with open(path, "rb") as file:  # noqa: PTH123
+            with open_file(path) as file:
                 data = file.read(_LONGEST)
         except OSError as error:
             raise InputError(f"cannot read {path}: {error.strerror}") from error
@@ -311,7 +311,7 @@ class _DataSet:
     def _read_summary(self, file: str) -> Json:
         """Read the summary in the header of a file: version 3 has one number more before it."""
         try:
-            with open(self._path(file), "rb") as stream:  # noqa: PTH123
+            with open_file(self._path(file), parts=True) as stream:
                 start = stream.read(28)
             order = {b"II": "<", b"MM": ">"}.get(start[:2], "<")
             mark, _, *rest = struct.unpack(order + "5I", start[8:28])
@@ -325,7 +325,7 @@ class _DataSet:
         if length > _LONGEST_TEXT:
             return {}
         try:
-            with open(self._path(file), "rb") as stream:  # noqa: PTH123
+            with open_file(self._path(file), parts=True) as stream:
                 stream.seek(offset)
                 return as_dict(json.loads(stream.read(length).rstrip(b"\0 ")))
         except (OSError, ValueError, RecursionError):

@@ -23,6 +23,7 @@ from cellinfer.readers._positions import wells_of
 from cellinfer.readers._protocol import Found, Plane, largest
 from cellinfer.readers._scan import Listing
 from cellinfer.readers.pattern import NameParts, NamePattern, name_parts, plate_names, recognise, unmatched_note
+from cellinfer.storage import open_text
 from cellinfer.wells import well_name
 
 _TIFF = (".tif", ".tiff")
@@ -137,7 +138,7 @@ def _companions_name_images(listing: Listing) -> bool:
 def _text(path: str) -> str:
     """Read a companion file, empty if it cannot be read."""
     try:
-        with open(path, encoding="utf-8", errors="replace") as file:  # noqa: PTH123
+        with open_text(path) as file:
             return file.read(_LONGEST)
     except OSError:
         return ""

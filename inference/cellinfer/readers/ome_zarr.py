@@ -14,6 +14,7 @@ import posixpath
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import product
 from typing import Any, NamedTuple
@@ -24,8 +25,20 @@ from cellinfer.readers._metadata import MICROMETRES, PLATE_TYPE
 from cellinfer.readers._positions import wells_of
 from cellinfer.readers._protocol import Found, Plane, largest
 from cellinfer.readers._scan import Listing, is_plate
+from cellinfer.storage import is_remote
 from cellinfer.wells import normalise_well, row_number, well_name
-from cellinfer.zarr_metadata import Json, as_dict, as_list, attributes, plate, read_array, series
+from cellinfer.zarr_metadata import (
+    V2_ARRAY,
+    V2_ATTRIBUTES,
+    Json,
+    as_dict,
+    as_list,
+    attributes,
+    fetch_metadata,
+    plate,
+    read_array,
+    series,
+)
 
 _UNITS = {
     **MICROMETRES, "meter": 1e6, "centimeter": 1e4, "millimeter": 1e3, "micrometer": 1.0, "nanometer": 1e-3,
@@ -154,7 +167,10 @@ class _Store:
             described, positions = plate(self.root), series(self.root)
         except ImageError as error:
             raise InputError(str(error)) from error
-        for spot in self._spots(described) if described is not None else self._collected(positions):
+        spots = self._spots(described) if described is not None else self._collected(positions)
+        if is_remote(self.root):
+            _fetch_ahead([spot.folder for spot in spots])
+        for spot in spots:
             try:
                 self._add_image(spot)
             except ImageError as error:
@@ -194,7 +210,9 @@ class _Store:
     def _spots(self, described: Json) -> list[_Spot]:
         """List the images of all wells, with sites and acquisitions."""
         images: list[tuple[str, str, str, int | None]] = []
-        for well, folder in self._wells(described).items():
+        wells = self._wells(described)
+        fetch_metadata(wells.values(), V2_ATTRIBUTES)
+        for well, folder in wells.items():
             try:
                 listed = self._well_images(folder)
             except ImageError as error:
@@ -275,6 +293,16 @@ class _Store:
                 self.planes.append(Plane(key, name, z if depth > 1 else None, ImageRef(array.folder, index)))
         if layout.pixel_size:
             self.pixel_sizes[layout.pixel_size] = None
+
+
+def _fetch_ahead(images: list[str]) -> None:
+    """Fetch the metadata of all images and of their arrays, many at a time."""
+    fetch_metadata(images, V2_ATTRIBUTES)
+    arrays = []
+    for folder in images:
+        with suppress(ImageError):  # it will be said when the image's turn comes
+            arrays.append(f"{folder}/{_layout(attributes(folder) or {}, folder).level}")
+    fetch_metadata(arrays, V2_ARRAY)
 
 
 def _path(value: object, folder: str) -> str:

@@ -18,6 +18,7 @@ from cellinfer.readers._metadata import to_micrometres
 from cellinfer.readers._positions import place
 from cellinfer.readers._protocol import Found, Plane, largest
 from cellinfer.readers._scan import Listing
+from cellinfer.storage import open_file, open_text
 from cellinfer.wells import well_name
 from cellinfer.zarr_metadata import Json, as_dict, as_list
 
@@ -197,7 +198,7 @@ def _points(plan: Json) -> int | None:
 
 def _plan(path: str) -> Json:
     try:
-        with open(path, "rb") as file:  # noqa: PTH123
+        with open_file(path) as file:
             return as_dict(json.loads(file.read(_LONGEST)))
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror}") from error
@@ -212,7 +213,7 @@ def _text(listing: Listing, path: str) -> str:
     if path not in listing.ignored:
         return ""
     try:
-        with open(listing.absolute(path), encoding="utf-8", errors="replace") as file:  # noqa: PTH123
+        with open_text(listing.absolute(path)) as file:
             return file.read(_LONGEST)
     except OSError:
         return ""
