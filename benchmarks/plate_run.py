@@ -4,6 +4,8 @@
 
 efficiency
     Share of the cores' time that is used, and share of it that is neither network nor measuring.
+profile
+    Where the cores' time goes, by thread clocks inside one run.
 faults
     A plate with damaged files of every kind: what is analysed, what is set aside, and with which reason.
 kills
@@ -28,12 +30,19 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import pandas as pd
+from cellinfer import engine, pipeline
 from cellinfer.outputs.runinfo import package_versions
 from cellinfer.pipeline import Pipeline, Settings
 from cellinfer.readers import read_plate
@@ -96,13 +105,15 @@ def efficiency(folder: Path, fields: int, side: int, compression: str | None, op
 
 
 def _alone(plate: Path, info: dict[str, Any]) -> dict[str, float]:
-    """Time the network on the very tiles of the distinct fields, and measuring, each alone on one thread."""
+    """Time the network on the very tiles of the distinct fields, and measuring them, by themselves.
+
+    On every core at once, as in the run: cores that share caches and execution units are slower together.
+    """
     session = open_session("nuclei", "cpu", 1, info["precision"]["precision"])
-    settings = Settings(
-        nuclei="DNA",
-        cells="GFP",
-        diameter=info["configuration"]["diameter"],  # as the run had them
-    )
+    settings = Settings(nuclei="DNA", cells="GFP", diameter=info["configuration"]["diameter"])
+    analyst, clocks = Pipeline(session, settings), Clocks()
+    distinct = read_plate(plate).fields[:DISTINCT]
+    images = [analyst.read(field) for field in distinct]
     tiles: list[np.ndarray[Any, Any]] = []
     original = Session.run
 
@@ -110,27 +121,118 @@ def _alone(plate: Path, info: dict[str, Any]) -> dict[str, float]:
         tiles.append(batch)
         return original(self, batch)
 
-    pipeline, seconds = Pipeline(session, settings), {"measure": [], "cells": []}
-    distinct = read_plate(plate).fields[:DISTINCT]
-    Session.run = kept  # type: ignore[method-assign]
-    try:
-        for field in (distinct[0], *distinct):
-            result = pipeline.analyse(field)
-            for stage, times in seconds.items():
-                times.append(result.seconds[stage])
-    finally:
-        Session.run = original  # type: ignore[method-assign]
-    tiles = tiles[len(tiles) // (DISTINCT + 1) :]  # without those of the first, which was for warming up
-    rounds = []
-    for _ in range(3):
-        started = time.process_time()
+    with patch.object(Session, "run", kept):
+        for field, planes in zip(distinct, images, strict=True):
+            analyst.analyse(field, planes)
+
+    def network() -> None:
         for batch in tiles:
             session.run(batch)
-        rounds.append((time.process_time() - started) / len(distinct))
+
+    def analyse() -> None:
+        for field, planes in zip(distinct, images, strict=True):
+            analyst.analyse(field, planes)
+
+    rounds = [_on_every_core(network) for _ in range(3)]
+    with clocks.inside():
+        turns = _on_every_core(analyse) and available_cores() * len(distinct)
     return {
-        "network_s": statistics.median(rounds),
-        "measure_s": statistics.mean(seconds["measure"][1:]),
-        "cells_s": statistics.mean(seconds["cells"][1:]),
+        "network_s": statistics.median(rounds) / len(distinct),
+        "measure_s": clocks.seconds["measure"] / turns,
+        "cells_s": clocks.seconds["cells"] / turns,
+    }
+
+
+def _on_every_core(work: Callable[[], None]) -> float:
+    """Do the same on as many threads as there are cores; return the CPU time of one."""
+    cores, started = available_cores(), time.process_time()
+    with ThreadPoolExecutor(cores) as pool:
+        for done in [pool.submit(work) for _ in range(cores)]:
+            done.result()
+    return (time.process_time() - started) / cores
+
+
+class Clocks:
+    """CPU time of each thread by what it does, each stretch of time counted once."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = defaultdict(float)
+        self._lock = threading.Lock()
+        self._local = threading.local()
+
+    @contextmanager
+    def __call__(self, what: str) -> Iterator[None]:
+        """Count what is inside, but for what is counted apart within."""
+        outer = getattr(self._local, "inner", None)
+        self._local.inner, started = 0.0, time.thread_time()
+        try:
+            yield
+        finally:
+            spent = time.thread_time() - started
+            with self._lock:
+                self.seconds[what] += spent - self._local.inner
+            self._local.inner = None if outer is None else outer + spent
+
+    def around(self, what: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        """Return a function that counts its own time."""
+
+        def clocked(*arguments: Any, **options: Any) -> Any:
+            with self(what):
+                return function(*arguments, **options)
+
+        return clocked
+
+    @contextmanager
+    def inside(self) -> Iterator[None]:
+        """Clock the stages of the pipeline and the engine."""
+
+        @contextmanager
+        def timed(seconds: dict[str, float], stage: str) -> Iterator[None]:
+            with self(stage):
+                yield
+
+        places: list[tuple[Any, str, str]] = [
+            (engine, "read_plate", "start"),
+            (engine, "_open", "start"),
+            (engine._ledger, "plate_diameter", "start (size of nuclei, main thread)"),
+            (pipeline, "_field_diameter", "start (size of nuclei)"),
+            (engine.Worker, "read", "read"),
+            (engine.Worker, "analyse", "between stages"),
+            (engine.Worker, "write", "write"),
+            (Session, "run", "network"),
+            (engine.Ledger, "note", "journal"),
+            (engine.Ledger, "template", "tables"),
+            (engine, "write_tables", "tables"),
+            (engine, "draw_overview", "overview"),
+        ]
+        with ExitStack() as stack:
+            stack.enter_context(patch.object(pipeline, "_timed", timed))
+            for owner, name, what in places:
+                stack.enter_context(patch.object(owner, name, self.around(what, getattr(owner, name))))
+            yield
+
+
+def profile(folder: Path, fields: int, side: int, compression: str | None) -> dict[str, Any]:
+    plate = make_plate(folder / "plate", fields, side, compression)
+    warm = make_plate(folder / "warm", 1, side)
+    engine.run(warm, folder / "warm_out", settings=Settings(diameter=DIAMETER))
+    clocks, started, wall = Clocks(), time.process_time(), time.perf_counter()
+    with clocks.inside():
+        result = engine.run(plate, folder / "out")
+    total, wall = time.process_time() - started, time.perf_counter() - wall
+    seconds = dict(sorted(clocks.seconds.items(), key=lambda item: -item[1]))
+    seconds["threads, queues, interpreter"] = total - sum(seconds.values())
+    return {
+        "fields": fields,
+        "side": side,
+        "compression": compression,
+        "cells": result.cells,
+        "precision": result.precision,
+        "cpu_s": total,
+        "cpu_use": total / wall / available_cores(),
+        "seconds": seconds,
+        "share": {what: spent / total for what, spent in seconds.items()},
+        "ms_per_field": {what: 1000 * spent / fields for what, spent in seconds.items()},
     }
 
 
@@ -217,7 +319,7 @@ def memory(folder: Path, fields: int) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("efficiency", "faults", "kills", "memory"))
+    parser.add_argument("what", choices=("efficiency", "profile", "faults", "kills", "memory"))
     parser.add_argument("--fields", type=int)
     parser.add_argument("--side", type=int, default=1080, help="pixels (efficiency)")
     parser.add_argument("--compression", help="of the images: lzw, zlib ... (efficiency)")
@@ -227,6 +329,8 @@ def main() -> None:
         folder = Path(temporary)
         if asked.what == "efficiency":
             found = efficiency(folder, asked.fields or 300, asked.side, asked.compression, asked.run.split())
+        elif asked.what == "profile":
+            found = profile(folder, asked.fields or 100, asked.side, asked.compression)
         else:
             usual = {"faults": 1000, "kills": 120, "memory": 5000}[asked.what]
             found = globals()[asked.what](folder, asked.fields or usual)
