@@ -201,6 +201,21 @@ def test_a_stack_is_not_taken_for_a_plane(tmp_path, options):
         read_image(path)
 
 
+def test_a_metamorph_stack_is_not_taken_for_a_plane(tmp_path):
+    three = (33629, 5, 3, (1, 1) * 3, True)
+    with pytest.raises(ImageError, match="holds 3 planes"):
+        read_image(write(tmp_path / "a.stk.tif", picture(), extratags=[three]))
+
+
+@pytest.mark.parametrize("description", ['{"shape": [3, 37, 53]}', "shape=(3,37,53)", "ImageJ=1.53t\nimages=3\n"])
+def test_what_a_description_says_of_a_stack_is_believed(tmp_path, description):
+    path = write(tmp_path / "a.tif", picture(), description=description)
+    with path.open("rb") as file:
+        assert images._plain_directory(file, ImageRef(str(path))) is None  # tifffile knows what to make of it
+    with path.open("rb") as file:
+        assert images._plain_directory(file, ImageRef(str(path), (0,))) is not None
+
+
 def test_a_small_copy_behind_the_image_does_no_harm(tmp_path):
     path = tmp_path / "a.tif"
     with tifffile.TiffWriter(path) as tiff:
@@ -259,6 +274,83 @@ def test_a_cut_off_tiff_is_never_an_image(tmp_path, codec):
             read_image(path)
 
 
+def segments(path):
+    """Return offsets and sizes of the strips of a file."""
+    with tifffile.TiffFile(path) as tiff:
+        return tiff.pages[0].dataoffsets, tiff.pages[0].databytecounts
+
+
+def declare_height(path, rows):
+    """Overwrite the height of an image, and leave the pixels."""
+    with tifffile.TiffFile(path) as tiff:
+        place = tiff.pages[0].tags[257].valueoffset
+    data = bytearray(path.read_bytes())
+    struct.pack_into("<I", data, place, rows)
+    path.write_bytes(data)
+
+
+def test_lzw_that_holds_too_much_is_damage_but_for_a_filled_up_last_strip(tmp_path):
+    full = write(tmp_path / "full.tif", picture(shape=(30, 30)), compression="lzw", rowsperstrip=10)
+    declare_height(full, 24)  # its last strip still has 10 rows
+    np.testing.assert_array_equal(read_image(full), picture(shape=(30, 30))[:24])
+    path = write(tmp_path / "whole.tif", picture(shape=(24, 30)), compression="lzw", rowsperstrip=10)
+    whole = path.read_bytes()
+    declare_height(path, 21)  # its last strip still has 4 rows
+    with pytest.raises(ImageError, match="cannot be decoded: LZW strip 3 of 3 holds more than its 60 bytes"):
+        read_image(path)
+    path.write_bytes(whole)
+    swapped = bytearray(path.read_bytes())
+    offsets, counts = segments(path)
+    long, short = (bytes(swapped[offsets[k] : offsets[k] + counts[k]]) for k in (0, 2))
+    assert len(short) < len(long)
+    swapped[offsets[1] : offsets[1] + len(short)] = short
+    path.write_bytes(swapped)
+    with pytest.raises(ImageError, match="LZW strip 2 of 3 ends after 240 of its 600 bytes"):
+        read_image(path)
+
+
+def test_lzw_of_before_tiff_5_is_left_to_tifffile(tmp_path):
+    path = write(tmp_path / "a.tif", np.zeros((2, 3), np.uint8), compression="lzw")
+    data = bytearray(path.read_bytes())
+    offset, count = segments(path)[0][0], segments(path)[1][0]
+    codes = [256, 7, 258, 259, 257]  # 7, 7 7, 7 7 7; least significant bit first
+    bits = sum(code << (9 * place) for place, code in enumerate(codes))
+    old = bits.to_bytes(6, "little")
+    assert count <= len(old)
+    data[offset:] = old
+    data = data.replace(struct.pack("<HHIHH", 279, 3, 1, count, 0), struct.pack("<HHIHH", 279, 3, 1, len(old), 0))
+    path.write_bytes(data)
+    with tifffile.TiffFile(path) as tiff:
+        assert tiff.pages[0].databytecounts == (len(old),)
+    np.testing.assert_array_equal(read_image(path), np.full((2, 3), 7))
+
+
+@pytest.mark.parametrize("codec", CODECS)
+@pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.uint16, np.int32, np.uint32, np.uint64, np.float32])
+@pytest.mark.parametrize("order", "<>")
+@pytest.mark.parametrize("layout", [{}, {"rowsperstrip": 7}, {"tile": (16, 48)}])
+def test_the_quick_way_gives_what_tifffile_gives(tmp_path, codec, dtype, order, layout):
+    image = picture(np.uint16).astype(dtype)
+    predictor = codec not in (None, "packbits") and np.dtype(dtype).kind != "f" and np.dtype(dtype).itemsize < 8
+    path = write(
+        tmp_path / "a.tif",
+        image,
+        compression=codec,
+        predictor=predictor,
+        byteorder=order,
+        photometric="minisblack",
+        **layout,
+    )
+    with path.open("rb") as file:
+        directory = images._plain_directory(file, ImageRef(str(path)))
+        if codec == "lzma":
+            assert directory is None
+            return
+        quick = images._plain_pixels(file, directory)
+    np.testing.assert_array_equal(quick, tifffile.imread(path))
+    assert quick.dtype == dtype and quick.dtype.isnative
+
+
 @pytest.mark.parametrize("suffix", ["png", "jpg", "bmp"])
 def test_a_cut_off_picture_is_never_an_image(tmp_path, suffix):
     data = cv2.imencode(f".{suffix}", picture(np.uint8))[1].tobytes()
@@ -295,8 +387,9 @@ def test_random_damage_gives_an_image_of_the_declared_shape_or_an_image_error(tm
     for suffix in ("png", "jpg", "bmp"):
         whole = cv2.imencode(f".{suffix}", picture(np.uint8))[1].tobytes()
         damage(path, whole, rng)
-    for codec in ("lzw", "zlib", None):
+    for codec in ("lzw", "zlib", "zstd", "packbits", None):
         damage(path, write(tmp_path / "b.tif", picture(), compression=codec).read_bytes(), rng)
+        damage(path, write(tmp_path / "b.tif", picture(), compression=codec, tile=(16, 16)).read_bytes(), rng)
 
 
 def damage(path, whole, rng):

@@ -15,8 +15,8 @@ import math
 import os
 import struct
 import zlib
-from collections.abc import Callable
-from typing import Any, BinaryIO, NamedTuple, TypeVar
+from collections.abc import Callable, Iterator
+from typing import Any, BinaryIO, Literal, NamedTuple, TypeAlias, TypeVar, cast, get_args
 
 import cv2
 import imagecodecs
@@ -24,13 +24,20 @@ import numpy as np
 import numpy.typing as npt
 import tifffile
 
-from cellinfer.errors import ImageError
+from cellinfer.errors import ImageError, InputError
 from cellinfer.plate import Field, ImageRef
 from cellinfer.storage import is_array_folder, is_remote, join, open_file, read_many
 from cellinfer.zarr_metadata import V2_ARRAY, V3, ArrayInfo, plane_files, read_array
 
 Array = npt.NDArray[Any]
 _T = TypeVar("_T")
+
+ZName = Literal["max", "mean", "focus"]
+ZChoice: TypeAlias = ZName | int
+"""What becomes of a z-stack, see `read_channel`."""
+
+_BAND = 32
+"""Rows of a plane that are looked at at once."""
 
 MAX_PIXELS = 2**29
 """Pixels in one plane beyond which a file is refused by its header (536 million: 1 GB of 16-bit data)."""
@@ -75,8 +82,25 @@ def read_plane(ref: ImageRef, *, max_pixels: int = MAX_PIXELS) -> Array:
     return image
 
 
-def read_channel(field: Field, channel: str, *, max_pixels: int = MAX_PIXELS) -> Array:
-    """Decode one channel of a field; a z-stack becomes its maximum projection.
+def parse_z(text: str) -> ZChoice:
+    """Read what a user wants of a z-stack: `max`, `mean`, `focus`, or the number of a plane from 1.
+
+    Raises
+    ------
+    InputError
+        If the text is none of these.
+    """
+    word = text.strip().lower()
+    for name in get_args(ZName):
+        if word == name:
+            return cast("ZName", name)
+    if word.isascii() and word.isdigit() and int(word) >= 1:
+        return int(word)
+    raise InputError(f"z is {text!r}: choose max, mean, focus, or the number of one plane, from 1")
+
+
+def read_channel(field: Field, channel: str, *, z: ZChoice = "max", max_pixels: int = MAX_PIXELS) -> Array:
+    """Decode one channel of a field; a z-stack becomes one plane.
 
     Parameters
     ----------
@@ -84,35 +108,142 @@ def read_channel(field: Field, channel: str, *, max_pixels: int = MAX_PIXELS) ->
         From a `Plate`.
     channel
         Name as in `Plate.channels`.
+    z
+        Where the channel has several planes: `max` or `mean` for the greatest or the mean value of each pixel; `focus`
+        for the sharpest plane as it is (see `sharpness`; of equally sharp ones the first), chosen for each channel of
+        each field on its own; a number for that plane, from 1 in z order, and no other is read. One plane alone is the
+        same for all of these.
     max_pixels
         As in `read_plane`.
 
     Returns
     -------
     ndarray of shape (height, width)
-        As from `read_plane`. NaN in a floating-point stack is ignored where another plane has a value.
+        As from `read_plane`. Means are computed exactly and rounded to the pixel type of the planes, halves up (of
+        floating-point planes: in float64, then float32). NaN in a floating-point stack is ignored by `max` and `mean`
+        where another plane has a value.
 
     Raises
     ------
     ImageError
-        If the field lacks the channel, a plane cannot be read, or the planes of a stack differ in size.
+        If the field lacks the channel or the plane, a plane cannot be read, or the planes of a stack differ in size.
+    InputError
+        If `z` is none of these.
     """
+    check_z(z)
     refs = field.images.get(channel, ())
+    key = field.key
     if not refs:
-        key, has = field.key, ", ".join(field.images) or "none"
+        has = ", ".join(field.images) or "none"
         raise ImageError(
             f"well {key.well} site {key.site} time {key.time} has no image of channel {channel} (has {has})"
         )
-    projection = read_plane(refs[0], max_pixels=max_pixels)
-    for ref in refs[1:]:
-        plane = read_plane(ref, max_pixels=max_pixels)
-        if plane.shape != projection.shape:
+    if not isinstance(z, str):
+        if z > len(refs):
+            planes = "one plane" if len(refs) == 1 else f"{len(refs)} planes"
             raise ImageError(
-                f"{ref.path} is {_size_text(plane.shape)} but {refs[0].path} of the same stack is "
-                f"{_size_text(projection.shape)}"
+                f"well {key.well} site {key.site} time {key.time} has {planes} of channel {channel}: there is no z {z}"
             )
+        refs = refs[z - 1 : z]
+    planes_of_stack = _same_size(refs, max_pixels)
+    if len(refs) == 1:
+        return next(planes_of_stack)
+    if z == "mean":
+        image = _mean(planes_of_stack, len(refs))
+    else:
+        image = _sharpest(planes_of_stack) if z == "focus" else _maximum(planes_of_stack)
+    return _canonical(image, refs[0].path)
+
+
+def check_z(z: ZChoice) -> None:
+    """Refuse what is no choice of a plane.
+
+    Raises
+    ------
+    InputError
+        If `z` is neither a name that `parse_z` knows nor a whole number from 1.
+    """
+    numbered = isinstance(z, int) and not isinstance(z, bool) and z >= 1
+    if not (numbered or z in get_args(ZName)):
+        raise InputError(f"z is {z!r}: choose max, mean, focus, or the number of one plane, from 1")
+
+
+def sharpness(plane: Array) -> float:
+    """Return how much neighbouring pixels differ, by which `focus` chooses: the greater, the sharper.
+
+    The mean of the squared differences between pixels two apart, along rows and along columns (Brenner et al. 1976,
+    J. Histochem. Cytochem. 24, 100), in both directions. It is not divided by the brightness: light from out of focus
+    is spread out in a widefield stack and gone in a confocal one, and either way the plane in focus gives more.
+
+    Parameters
+    ----------
+    plane
+        `(H, W)`, any real dtype.
+
+    Returns
+    -------
+    float
+        Squared intensity. Pairs with a pixel that is not finite are left out; 0 if there are no pairs.
+    """
+    total, pairs = 0.0, 0
+    for top in range(0, plane.shape[0], _BAND):  # in bands that stay in the processor's cache
+        band = plane[top : top + _BAND + 2].astype(np.float64)
+        for differences in (band[2:] - band[:-2], band[:_BAND, 2:] - band[:_BAND, :-2]):
+            if plane.dtype.kind == "f":
+                differences = differences[np.isfinite(differences)]
+            total += float(np.vdot(differences, differences))
+            pairs += differences.size
+    return total / pairs if pairs else 0.0
+
+
+def _same_size(refs: tuple[ImageRef, ...], max_pixels: int) -> Iterator[Array]:
+    """Decode the planes of a stack one after another."""
+    shape = None
+    for ref in refs:
+        plane = read_plane(ref, max_pixels=max_pixels)
+        shape = shape or plane.shape
+        if plane.shape != shape:
+            raise ImageError(
+                f"{ref.path} is {_size_text(plane.shape)} but {refs[0].path} of the same stack is {_size_text(shape)}"
+            )
+        yield plane
+
+
+def _maximum(planes: Iterator[Array]) -> Array:
+    projection = next(planes)
+    for plane in planes:
         projection = np.fmax(projection, plane)
-    return _canonical(projection, refs[0].path)
+    return projection
+
+
+def _mean(planes: Iterator[Array], count: int) -> Array:
+    """Return the mean in the planes' own type; sums of integers are exact."""
+    dtype: np.dtype[Any] = np.dtype(np.uint8)
+    total: Array = np.zeros((), np.uint8)
+    absent: Array = np.zeros((), np.int64)
+    for plane in planes:
+        dtype = np.result_type(dtype, plane)
+        if plane.dtype.kind == "f":
+            nan = np.isnan(plane)
+            absent = absent + nan
+            total = total + np.where(nan, 0, plane)  # float64
+        else:  # 32 bits hold the sum of 2**16 - 1 planes of 16 bits
+            narrow = count < 2**16 and dtype.itemsize <= 2
+            total = np.add(total, plane, dtype=np.result_type(total, np.uint32 if narrow else np.uint64))
+    if dtype.kind == "u":
+        half, number = total.dtype.type(count // 2), total.dtype.type(count)
+        return np.asarray((total + half) // number, dtype)
+    with np.errstate(invalid="ignore", over="ignore"):
+        return np.asarray(total / (count - absent), np.float32)
+
+
+def _sharpest(planes: Iterator[Array]) -> Array:
+    best = next(planes)
+    most = sharpness(best)
+    for plane in planes:
+        if (value := sharpness(plane)) > most:
+            best, most = plane, value
+    return best
 
 
 def read_image(path: str | os.PathLike[str], *, max_pixels: int = MAX_PIXELS) -> Array:
@@ -273,12 +404,12 @@ def _tiff(file: BinaryIO, ref: ImageRef, max_pixels: int) -> Array:
         page = _page(tiff, ref)
         header = _page_header(page, ref.path, max_pixels)
         _check_segments(page, ref.path)
-        image = page.asarray(maxworkers=1)  # parallelism is by field
-        if image.ndim == 3 and page.axes == "SYX":
-            image = np.moveaxis(image, 0, -1)
-    if image.shape != header.shape:
-        raise ImageError(f"{ref.path} declares the shape {header.shape} but holds {image.shape}")
-    return image
+        pixels: Array = page.asarray(maxworkers=1)  # parallelism is by field
+        if pixels.ndim == 3 and page.axes == "SYX":
+            pixels = np.moveaxis(pixels, 0, -1)
+    if pixels.shape != header.shape:
+        raise ImageError(f"{ref.path} declares the shape {header.shape} but holds {pixels.shape}")
+    return pixels
 
 
 def _page(tiff: Any, ref: ImageRef) -> Any:
@@ -294,6 +425,8 @@ def _page(tiff: Any, ref: ImageRef) -> Any:
     planes = sum(1 for page in pages if not page.is_reduced) if len(pages) > 1 else 1
     if first.is_imagej or first.is_shaped:  # these may store a whole stack behind a single page
         planes = max(planes, math.prod(tiff.series[0].shape) // math.prod(first.shape))
+    if _METAMORPH_PLANES in first.tags:  # one page, and a tag with as many values as planes
+        planes = max(planes, first.tags[_METAMORPH_PLANES].count)
     if planes > 1:
         raise ImageError(f"{ref.path} holds {planes} planes: save each as its own file, or all as OME-TIFF")
     return first
@@ -326,19 +459,20 @@ def _check_segments(page: Any, path: str) -> None:
 # looks damaged, is left to it and its error messages. Only LZW is judged here: nothing else notices all its damage.
 
 _WIDTH, _LENGTH, _BITS, _COMPRESSION, _PHOTOMETRIC, _FILL_ORDER, _DESCRIPTION = 256, 257, 258, 259, 262, 266, 270
-_STRIPS, _SAMPLES, _ROWS, _STRIP_BYTES, _PREDICTOR, _FORMAT = 273, 277, 278, 279, 317, 339
+_STRIPS, _SAMPLES, _ROWS, _STRIP_BYTES, _SOFTWARE, _PREDICTOR, _FORMAT = 273, 277, 278, 279, 305, 317, 339
 _TILE_WIDTH, _TILE_LENGTH, _TILES, _TILE_BYTES = 322, 323, 324, 325
 _SINGLE_TAGS = {_WIDTH, _LENGTH, _BITS, _COMPRESSION, _PHOTOMETRIC, _FILL_ORDER, _SAMPLES, _ROWS, _PREDICTOR, _FORMAT}
-_READ_TAGS = _SINGLE_TAGS | {_DESCRIPTION, _STRIPS, _STRIP_BYTES, *range(_TILE_WIDTH, _TILE_BYTES + 1)}
-_TAGS_OF_OTHERS = frozenset((347, 513, 514, 32996, 32997, 32998, 33629, 34412, *range(65420, 65450)))
-"""JPEG, volumes, MetaMorph stacks, Zeiss LSM, Hamamatsu NDPI: files with rules of their own."""
+_READ_TAGS = _SINGLE_TAGS | {_DESCRIPTION, _SOFTWARE, _STRIPS, _STRIP_BYTES, *range(_TILE_WIDTH, _TILE_BYTES + 1)}
+_METAMORPH_PLANES = 33629
+_TAGS_OF_OTHERS = frozenset((347, 513, 514, 32996, 32997, 32998, _METAMORPH_PLANES, 34412, *range(65420, 65450)))
+"""JPEG, volumes, stacks of MetaMorph, Zeiss LSM, Hamamatsu NDPI: files with rules of their own."""
 _TAG_TYPES = {1: "u1", 2: "u1", 3: "u2", 4: "u4", 16: "u8"}
 _MOST_TAGS = 4096
 _KINDS = {1: "u", 2: "i", 3: "f"}
 """By the tag SampleFormat."""
 
 _LZW, _NO_CODEC = 5, 1
-_CODECS = {
+_CODECS: dict[int, Callable[..., Any]] = {
     8: imagecodecs.deflate_decode,  # libdeflate
     32946: imagecodecs.deflate_decode,
     32773: imagecodecs.packbits_decode,
@@ -437,8 +571,13 @@ def _is_one_plane(tags: dict[int, npt.NDArray[Any]]) -> bool:
         return b"images=" not in text
     if text.startswith(b"{") and b'"shape":' in text:
         shape = json.loads(text.rstrip(b"\0"))["shape"]
-        return math.prod(shape) == int(tags[_WIDTH][0]) * int(tags[_LENGTH][0])
+        return bool(math.prod(shape) == int(tags[_WIDTH][0]) * int(tags[_LENGTH][0]))
     return not text.startswith(b"shape=")
+
+
+def _hides_floats(tags: dict[int, npt.NDArray[Any]]) -> bool:
+    """Say whether the writer is one that stores floating-point numbers and leaves out the tag that says so."""
+    return _SOFTWARE in tags and tags[_SOFTWARE].tobytes().startswith(b"IndicaLabsImageWriter")
 
 
 def _directory(tags: dict[int, npt.NDArray[Any]], order: str) -> _Directory | None:
@@ -456,7 +595,7 @@ def _directory(tags: dict[int, npt.NDArray[Any]], order: str) -> _Directory | No
         height > 0
         and width > 0
         and bits in ((16, 32, 64) if kind == 3 else (8, 16, 32, 64))
-        and (bits < 32 or _FORMAT in tags)  # some write floating-point numbers and do not say so
+        and (bits < 32 or _FORMAT in tags or not _hides_floats(tags))
         and compression in (_NO_CODEC, _LZW, *_CODECS)
         and one(_SAMPLES, 1) == 1
         and one(_PHOTOMETRIC) in (0, 1)
@@ -560,12 +699,12 @@ def _lzw(
         return None
     try:
         return lzw.decode_strips(data, starts, counts, sizes)
-    except lzw.LzwError:
-        padded = page.tile[0] * page.tile[1] * page.dtype.itemsize
-        if sizes[-1] == padded:
-            raise
-    whole = int(sizes.sum())
-    return lzw.decode_strips(data, starts, counts, np.append(sizes[:-1], padded))[:whole]  # a filled-up last strip
+    except lzw.LzwError as error:
+        filled_up = page.tile[0] * page.tile[1] * page.dtype.itemsize  # so some write the last strip
+        try:
+            return lzw.decode_strips(data, starts, counts, np.append(sizes[:-1], filled_up))[: int(sizes.sum())]
+        except lzw.LzwError:
+            raise error from None
 
 
 def _arranged(rows: Array, page: _Directory) -> Array:
