@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from cellinfer_kernels.summary import means
 from numpy.typing import NDArray
 
 from cellinfer.errors import InputError
@@ -110,17 +111,9 @@ def ring_ratios(
     columns = {}
     for channel, image in images.items():
         offset = (background or {}).get(channel, 0.0)
-        finite = np.isfinite(image)
-        lifted = image[finite].astype(np.float64) - offset
-        upper, lower = (_means(labels[finite], lifted, last)[numbers] for labels in (nuclei, ring))
+        upper, lower = (means(labels, image, last)[numbers] - offset for labels in (nuclei, ring))
         columns[f"Cells_Ratio_NucleusRingMeanIntensity_{channel}"] = _divide(upper, lower)
     return pd.DataFrame(columns, index=range(len(numbers)))
-
-
-def _means(labels: NDArray[np.int32], values: Column, last: int) -> Column:
-    counts = np.bincount(labels, minlength=last + 1)
-    sums = np.bincount(labels, values, minlength=last + 1)
-    return np.asarray(np.divide(sums, counts, out=np.full(last + 1, np.nan), where=counts > 0))
 
 
 def _values(table: pd.DataFrame, column: str) -> Column:
