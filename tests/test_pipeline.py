@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pandas as pd
 import pytest
@@ -235,3 +236,26 @@ def test_a_merge_that_the_model_does_not_allow_is_refused_at_once(session: Sessi
     polygons = replace(session, card=replace(session.card, decoder="star-convex"))
     with pytest.raises(InputError, match="cannot be averaged"):
         Pipeline(polygons, Settings(tta="flips", merge="fields"))
+
+
+@pytest.mark.parametrize("z", ["max", "mean", "focus", 2])
+def test_a_stack_is_analysed_as_one_plane(session: Session, images: Images, tmp_path: Path, z: Any) -> None:
+    refs = {}
+    for name, image in images.items():
+        blurred = cv2.GaussianBlur(image, (0, 0), 4)
+        for number, plane in enumerate((blurred, image, blurred)):
+            tifffile.imwrite(tmp_path / f"{name}_{number}.tif", plane)
+        refs[name] = tuple(ImageRef(str(tmp_path / f"{name}_{number}.tif")) for number in range(3))
+    field = Field(FieldKey("P1", "A01", 1, 1), refs, 1)
+    found = Pipeline(session, Settings(diameter=22, z=z)).analyse(field)
+    sharp = Pipeline(session, Settings(diameter=22)).analyse(images)
+    column = "Nuclei_Intensity_StdIntensity_DNA"
+    if z in ("focus", 2):
+        assert found.nuclei[column].tolist() == sharp.nuclei[column].tolist()
+    else:
+        assert found.nuclei[column].median() < sharp.nuclei[column].median()
+
+
+def test_a_choice_of_planes_that_makes_no_sense_is_refused() -> None:
+    with pytest.raises(InputError, match="max"):
+        Settings(z="sum")  # type: ignore[arg-type]

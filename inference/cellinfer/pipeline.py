@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from cellinfer.cells import RING, Compartments, EdgePolicy, compartments, perinuclear_ring
 from cellinfer.errors import InputError
-from cellinfer.images import native, read_channel
+from cellinfer.images import ZChoice, check_z, native, read_channel
 from cellinfer.measurement import DEFAULTS, Options, chosen_families, full_scales, measure_compartments
 from cellinfer.measurement.ratios import compartment_ratios, ring_ratios
 from cellinfer.plate import Field
@@ -67,6 +67,9 @@ class Settings:
         quarter of one where no channel shows cytoplasm.
     edge
         What happens to cells whose nucleus touches the edge of the field.
+    z
+        What becomes of a z-stack, see `cellinfer.images.read_channel`: `"max"`, `"mean"`, `"focus"`, or the number of a
+        plane from 1. Arrays given to `Pipeline.analyse` are planes already.
     families
         Families of measurements, see `cellinfer.measurement.FAMILIES`; None takes all.
     measurements
@@ -86,6 +89,7 @@ class Settings:
     invert: bool = False
     cell_distance: float | None = None
     edge: EdgePolicy = "drop"
+    z: ZChoice = "max"
     families: tuple[str, ...] | None = None
     measurements: Options = DEFAULTS
 
@@ -98,6 +102,7 @@ class Settings:
         distance = self.cell_distance
         if distance is not None and not (isinstance(distance, Real) and 0 <= distance < math.inf):
             raise InputError(f"The cell distance must be a number of pixels, at least 0; it is {distance!r}.")
+        check_z(self.z)
         if self.edge not in ("drop", "keep"):
             raise InputError(f"Unknown edge policy {self.edge!r}: choose drop or keep.")
         for name in ("diameter", "cell_distance"):  # 22 and 22.0 are one configuration
@@ -197,7 +202,7 @@ class Pipeline:
         for channel in (self.settings.nuclei, self.settings.cells):
             if channel is not None and not field.images.get(channel):
                 read_channel(field, channel)  # says which is missing where
-        return read_images(field)
+        return read_images(field, self.settings.z)
 
     def analyse(self, field: Field | Images | NDArray[Any], images: Images | None = None) -> FieldResult:
         """Analyse one field.
@@ -354,15 +359,15 @@ def plate_diameter(pipeline: Pipeline, fields: list[Field], at_most: int = 6) ->
 def _field_diameter(pipeline: Pipeline, field: Field) -> float | None:
     assert pipeline.settings.nuclei is not None
     try:
-        image = read_channel(field, pipeline.settings.nuclei)
+        image = read_channel(field, pipeline.settings.nuclei, z=pipeline.settings.z)
     except InputError:
         return None
     return estimate_diameter(image, pipeline.session, invert=pipeline.settings.invert)
 
 
-def read_images(field: Field) -> dict[str, NDArray[Any]]:
+def read_images(field: Field, z: ZChoice = "max") -> dict[str, NDArray[Any]]:
     """Read every channel of a field and check that all are of one size."""
-    return _same_size({channel: read_channel(field, channel) for channel in field.images})
+    return _same_size({channel: read_channel(field, channel, z=z) for channel in field.images})
 
 
 def _as_images(field: Images | NDArray[Any], settings: Settings) -> dict[str, NDArray[Any]]:

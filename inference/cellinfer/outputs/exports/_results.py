@@ -216,6 +216,7 @@ class Images:
 
     def __init__(self, results: Results, plate: Plate) -> None:
         self._fields = {field_name(f): f for f in plate.fields}
+        self._z = results.info["configuration"]["z"]
         for head in results.fields:
             found = self._fields.get(head.name)
             names = {} if found is None else {name: Path(refs[0].path).name for name, refs in found.images.items()}
@@ -229,7 +230,9 @@ class Images:
     def read(self, head: Analysed, shape: tuple[int, int]) -> dict[str, NDArray[Any]]:
         """Return the channels that a field has, each `(H, W)`, z-stacks projected as they were analysed."""
         planes = {
-            channel: read_channel(self._fields[head.name], channel) for channel in head.files if head.files[channel]
+            channel: read_channel(self._fields[head.name], channel, z=self._z)
+            for channel in head.files
+            if head.files[channel]
         }
         if any(plane.shape != shape for plane in planes.values()):
             raise InputError(f"The images of field {head.name} changed since the run: run it again, then export.")
