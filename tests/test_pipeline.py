@@ -253,7 +253,8 @@ def test_a_stack_is_analysed_as_one_plane(session: Session, images: Images, tmp_
     if z in ("focus", 2):
         assert found.nuclei[column].tolist() == sharp.nuclei[column].tolist()
     else:
-        assert found.nuclei[column].median() < sharp.nuclei[column].median()
+        assert len(found.nuclei) == len(sharp.nuclei)
+        assert found.nuclei[column].median() != sharp.nuclei[column].median()
 
 
 def test_a_choice_of_planes_that_makes_no_sense_is_refused() -> None:
