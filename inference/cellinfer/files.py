@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import datetime
 import errno
 import json
 import os
 import secrets
 import shutil
 import socket
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from cellinfer.errors import OutputError
+from cellinfer.storage import AnyPath, RemotePath, read, upload, uploading, write
 
 PARTIAL = ".partial"
 """How the names of files end that are not whole yet, or never will be: those of a process that was killed."""
@@ -21,17 +24,21 @@ _LOCKED_BYTE = 1 << 20
 
 
 @contextmanager
-def durable(path: Path) -> Iterator[Path]:
+def durable(path: AnyPath) -> Iterator[Path]:
     """Write a file so that it appears whole or not at all.
 
     Yields a temporary path in the same folder to write to; on leaving without an exception it is flushed to the disk
-    and renamed to `path`.
+    and renamed to `path`. For a file in a store, the temporary one is on the disk, and uploaded.
 
     Raises
     ------
     OutputError
         If the disk is full or the folder cannot be written; names the path.
     """
+    if isinstance(path, RemotePath):
+        with output_errors(path), uploading(path) as local:
+            yield local
+        return
     partial = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}{PARTIAL}")
     with output_errors(path):
         try:
@@ -46,7 +53,37 @@ def durable(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def output_errors(path: Path) -> Iterator[None]:
+def staged(folder: AnyPath, last: str) -> Iterator[Path]:
+    """Give a folder on the disk for files of a result folder: itself, or one whose files are uploaded into a store.
+
+    They are uploaded on leaving without an exception.
+
+    Parameters
+    ----------
+    folder
+        Result folder.
+    last
+        Name of the file that is uploaded after all others: where it is, they all are.
+
+    Raises
+    ------
+    OutputError
+        If a file cannot be uploaded.
+    """
+    if isinstance(folder, Path):
+        yield folder
+        return
+    with output_errors(folder):
+        place = tempfile.TemporaryDirectory(prefix="cellinfer-")
+    with place as name:
+        yield Path(name)
+        with output_errors(folder):
+            for path in sorted(Path(name).iterdir(), key=lambda path: (path.name == last, path)):
+                upload(path, folder / path.name)
+
+
+@contextmanager
+def output_errors(path: AnyPath) -> Iterator[None]:
     """Turn an `OSError` while writing `path` into an `OutputError` that says what to do."""
     try:
         yield
@@ -54,7 +91,11 @@ def output_errors(path: Path) -> Iterator[None]:
         raise OutputError(_describe(error, path)) from error
 
 
-def _describe(error: OSError, path: Path) -> str:
+def _describe(error: OSError, path: AnyPath) -> str:
+    if isinstance(path, RemotePath):
+        if error.errno != errno.ENOSPC:
+            return f"{path} could not be written: {error.strerror or error}."
+        path = Path(tempfile.gettempdir()) / path.name  # what is uploaded is written to the disk first
     if error.errno in (errno.ENOSPC, errno.EDQUOT if hasattr(errno, "EDQUOT") else errno.ENOSPC):
         return (
             f"The disk is full: {path} could not be written ({_free(path)} free). Free some space and run the same "
@@ -88,17 +129,22 @@ def _sync_folder(folder: Path) -> None:
 
 
 @contextmanager
-def owned(folder: Path) -> Iterator[None]:
+def owned(folder: AnyPath) -> Iterator[None]:
     """Own a result folder while the block runs.
 
     The lock is the operating system's, on the file `.lock`, so it ends with the process that holds it, however that
-    ends. The file says who holds it, for the error and for hosts that do not see each other's locks.
+    ends. The file says who holds it, for the error and for hosts that do not see each other's locks. In a store there
+    is but the file: one left behind by a process of this host that is gone is taken over, one of another host is not.
 
     Raises
     ------
     OutputError
         If another run owns the folder (names process and host), or it cannot be written.
     """
+    if isinstance(folder, RemotePath):
+        with _owned_in_store(folder):
+            yield
+        return
     with output_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
         handle = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT, 0o666)
@@ -116,11 +162,7 @@ def _take(handle: int, folder: Path) -> None:
     free = _lock(handle)
     owner = _owner(handle)
     if not free or (owner is not None and owner["host"] != socket.gethostname()):
-        who = f"process {owner['pid']} on {owner['host']}" if owner else "another run"
-        raise OutputError(
-            f"{folder} is in use by {who}: wait for it, choose another --out, or, if that process is gone, delete "
-            f"{folder / '.lock'}."
-        )
+        raise _in_use(folder, owner)
     os.ftruncate(handle, 0)
     os.lseek(handle, 0, os.SEEK_SET)
     os.write(handle, json.dumps({"pid": os.getpid(), "host": socket.gethostname()}).encode())
@@ -150,8 +192,77 @@ def _lock(handle: int) -> bool:
 
 def _owner(handle: int) -> dict[str, str] | None:
     os.lseek(handle, 0, os.SEEK_SET)
+    return _parse_owner(os.read(handle, 4096))
+
+
+def _parse_owner(content: bytes) -> dict[str, str] | None:
     try:
-        content = json.loads(os.read(handle, 4096))
-        return {"pid": str(int(content["pid"])), "host": str(content["host"])}
-    except (ValueError, KeyError, TypeError):
+        said = json.loads(content)
+        return {"pid": str(int(said["pid"])), "host": str(said["host"]), "since": str(said.get("since", ""))}
+    except (ValueError, KeyError, TypeError, AttributeError):
         return None  # empty after an orderly end, or torn
+
+
+def _in_use(folder: AnyPath, owner: dict[str, str] | None) -> OutputError:
+    who = f"process {owner['pid']} on {owner['host']}" if owner else "another run"
+    since = f" since {owner['since']}" if owner and owner["since"] else ""
+    return OutputError(
+        f"{folder} is in use by {who}{since}: wait for it, choose another --out, or, if that process is gone, delete "
+        f"{folder / '.lock'}."
+    )
+
+
+_locked: set[str] = set()
+"""Result folders in stores that this process owns."""
+
+
+@contextmanager
+def _owned_in_store(folder: RemotePath) -> Iterator[None]:
+    lock = folder / ".lock"
+    now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    mine = {"pid": os.getpid(), "host": socket.gethostname(), "since": now, "token": secrets.token_hex(8)}
+    content = json.dumps(mine).encode()
+    with output_errors(folder):
+        before = _content(lock)
+        if before is not None and _is_alive(_parse_owner(before), folder):
+            raise _in_use(folder, _parse_owner(before))
+        try:
+            write(lock, content, new=before is None)
+        except FileExistsError:
+            raise _in_use(folder, _parse_owner(_content(lock) or b"")) from None
+        found = _content(lock)
+        if found != content:  # two took it at once, in a store that cannot tell; the later one has it
+            raise _in_use(folder, _parse_owner(found or b""))
+    _locked.add(folder.url)
+    try:
+        yield
+    finally:
+        _locked.discard(folder.url)
+        with suppress(OSError):  # it says whose it was, and is taken over
+            lock.unlink(missing_ok=True)
+
+
+def _content(lock: RemotePath) -> bytes | None:
+    try:
+        return read(lock.url)
+    except FileNotFoundError:
+        return None
+
+
+def _is_alive(owner: dict[str, str] | None, folder: RemotePath) -> bool:
+    """Tell whether a lock's owner may still be at work; nobody owns a lock that is torn."""
+    if owner is None:
+        return False
+    if owner["host"] != socket.gethostname():
+        return True
+    if int(owner["pid"]) == os.getpid():
+        return folder.url in _locked  # else one before us had the same number, as in a container that was restarted
+    if os.name == "nt":
+        return True  # Windows has no harmless way to ask
+    try:
+        os.kill(int(owner["pid"]), 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True
+    return True

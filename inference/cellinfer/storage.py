@@ -88,14 +88,11 @@ class RemotePath:
         return self.url
 
     def exists(self) -> bool:
-        """Return whether there is a file, or a folder with anything in it.
-
-        Raises
-        ------
-        OSError
-            If the store does not answer.
-        """
-        return bool(_asked(self.url, lambda store, path: store.exists(path)))
+        """Return whether there is a file, or a folder with anything in it; False too if the store does not answer."""
+        try:
+            return bool(_asked(self.url, lambda store, path: store.exists(path)))
+        except OSError:
+            return False
 
     def is_file(self) -> bool:
         """Return whether there is a file.
@@ -153,6 +150,17 @@ def location(path: object) -> AnyPath:
     return RemotePath(f"{protocol}://{rest.rstrip('/')}")
 
 
+def beside(path: AnyPath, ending: str) -> AnyPath:
+    """Return the folder beside another whose name has an ending more."""
+    path = resolved(path)
+    return path.parent / f"{path.name}{ending}"
+
+
+def resolved(path: AnyPath) -> AnyPath:
+    """Return a path by which two that name the same are known to."""
+    return path.resolve() if isinstance(path, Path) else path
+
+
 def join(folder: str, name: str) -> str:
     """Return the path of something in a folder, local or remote; `name` has `/` on every system."""
     if not is_remote(folder):
@@ -172,6 +180,11 @@ def is_array_folder(path: str) -> bool:
     if is_remote(path):
         return not path.lower().endswith(tuple(IMAGE_SUFFIXES))
     return os.path.isdir(path)  # noqa: PTH112  once per image
+
+
+def is_of_this_process(path: AnyPath) -> bool:
+    """Return whether only this process can see a path: `memory://`, which is for tests."""
+    return str(path).startswith("memory://")
 
 
 def without_secrets(text: str) -> str:
@@ -270,6 +283,18 @@ def version(url: str) -> Version:
     return _version(_asked(url, lambda store, path: store.info(path)))
 
 
+def versions(urls: Iterable[str]) -> dict[str, Version | OSError]:
+    """Ask for many files at a time; why not, for one that cannot be asked for."""
+
+    def asked(url: str) -> Version | OSError:
+        try:
+            return version(url)
+        except OSError as error:
+            return error
+
+    return _each(asked, list(urls))
+
+
 def find(url: str) -> dict[str, Version]:
     """List all files below a remote folder, by one call.
 
@@ -322,9 +347,7 @@ def fetch_ahead(paths: Iterable[str]) -> list[str]:
         Those that could not be fetched. None for local ones, which are not touched.
     """
     wanted = [path for path in paths if is_remote(path) and path not in _ahead]
-    if wanted:
-        with ThreadPoolExecutor(_AT_ONCE) as pool:
-            _ahead.update(zip(wanted, pool.map(_bytes_or_error, wanted), strict=True))
+    _ahead.update(read_many(wanted))
     return [path for path in wanted if isinstance(_ahead.get(path), OSError)]
 
 
@@ -335,15 +358,22 @@ def forget_ahead() -> None:
 
 def read_many(paths: list[str]) -> dict[str, bytes | OSError]:
     """Fetch remote files many at a time; why not, where one cannot be fetched."""
-    with ThreadPoolExecutor(_AT_ONCE) as pool:
-        return dict(zip(paths, pool.map(_bytes_or_error, paths), strict=True))
+
+    def fetched(url: str) -> bytes | OSError:
+        try:
+            return _fetched(url)
+        except OSError as error:
+            return error
+
+    return _each(fetched, paths)
 
 
-def _bytes_or_error(url: str) -> bytes | OSError:
-    try:
-        return _fetched(url)
-    except OSError as error:
-        return error
+def _each(work: Callable[[str], _T], urls: list[str]) -> dict[str, _T]:
+    """Call `work` for each URL, many at a time: it is waiting, most of all."""
+    if len(urls) < 2:
+        return {url: work(url) for url in urls}
+    with ThreadPoolExecutor(min(_AT_ONCE, len(urls))) as pool:
+        return dict(zip(urls, pool.map(work, urls), strict=True))
 
 
 def _fetched(url: str) -> bytes:
@@ -409,8 +439,16 @@ def write(path: RemotePath, content: bytes, *, new: bool = False) -> None:
     OSError
         If it cannot be written.
     """
-    mode = {"mode": "create"} if new else {}
-    _tried(path.url, lambda store, inside: store.pipe_file(inside, content, **mode))
+    if new:
+        try:
+            _asked(path.url, lambda store, inside: store.pipe_file(inside, content, mode="create"))
+            return
+        except FileExistsError:
+            raise
+        except OSError as error:
+            if not isinstance(error.__cause__, (TypeError, ValueError, NotImplementedError)):
+                raise  # else the store knows no such mode
+    _tried(path.url, lambda store, inside: store.pipe_file(inside, content))
 
 
 @contextmanager
@@ -447,8 +485,7 @@ def remove(paths: Iterable[RemotePath]) -> None:
     OSError
         If one cannot be removed.
     """
-    with ThreadPoolExecutor(_AT_ONCE) as pool:
-        list(pool.map(lambda path: path.unlink(missing_ok=True), paths))
+    _each(lambda url: RemotePath(url).unlink(missing_ok=True), [path.url for path in paths])
 
 
 # Stores

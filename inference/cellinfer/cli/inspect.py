@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -17,7 +16,12 @@ _UNREADABLE_SHOWN = 5
 
 
 def inspect(
-    plate: Annotated[Path, typer.Argument(help="Folder with the images of a plate.", show_default=False)],
+    plate: Annotated[
+        str,
+        typer.Argument(
+            help="Folder with the images of a plate, or its URL such as s3://bucket/plate.", show_default=False
+        ),
+    ],
     pattern: Annotated[
         str | None,
         typer.Option(

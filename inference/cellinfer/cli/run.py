@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -28,9 +27,11 @@ if TYPE_CHECKING:
 
 
 def run(
-    plate: Annotated[Path, typer.Argument(help="Folder of images.", show_default=False)],
+    plate: Annotated[
+        str, typer.Argument(help="Folder of images, or its URL such as s3://bucket/plate.", show_default=False)
+    ],
     out: Annotated[
-        Path | None, typer.Option("--out", "-o", help="Result folder.", show_default="PLATE-cellinfer")
+        str | None, typer.Option("--out", "-o", help="Result folder, or its URL.", show_default="PLATE-cellinfer")
     ] = None,
     nuclei: Annotated[str | None, typer.Option(help="Channel that shows nuclei.", show_default="by name")] = None,
     cells: Annotated[
@@ -56,6 +57,9 @@ def run(
         ),
     ] = None,
     edge: EdgeOption = "drop",
+    z: Annotated[
+        str, typer.Option(help="What becomes of a z-stack: max, mean, focus (the sharpest plane), or a plane's number.")
+    ] = "max",
     features: Annotated[
         str,
         typer.Option(
@@ -98,8 +102,10 @@ def run(
     """Turn a plate of images into single-cell tables; run again, do only what is missing."""
     from cellinfer.cli._shared import announce_compilation, parse_channels
     from cellinfer.engine import run as run_plate
+    from cellinfer.images import parse_z
     from cellinfer.measurement import parse_features
     from cellinfer.pipeline import Settings
+    from cellinfer.storage import beside, location
 
     announce_compilation()
     families, options = parse_features(features)
@@ -112,10 +118,11 @@ def run(
         invert=invert,
         cell_distance=cell_distance,
         edge=edge,  # type: ignore[arg-type]
+        z=parse_z(z),
         families=families,
         measurements=replace(options, full_scale=full_scale),
     )
-    folder = out or plate.resolve().with_name(f"{plate.resolve().name}-cellinfer")
+    folder = out or str(beside(location(plate), "-cellinfer"))
     with _stopping_quietly(), _progress() as report:
         result = run_plate(
             plate,

@@ -21,7 +21,7 @@ from cellinfer.engine._plan import Plan, make_plan
 from cellinfer.engine._threads import Executor, Threads
 from cellinfer.errors import InputError, OutputError
 from cellinfer.exporting import check_formats, export
-from cellinfer.files import owned
+from cellinfer.files import owned, staged
 from cellinfer.journal import Journal
 from cellinfer.outputs.overview import draw_overview
 from cellinfer.outputs.runinfo import write_run_info
@@ -31,6 +31,7 @@ from cellinfer.plate import Plate
 from cellinfer.precision import Precision
 from cellinfer.readers import read_plate
 from cellinfer.sessions import Device, Session, open_session, precisions
+from cellinfer.storage import AnyPath, RemotePath, is_of_this_process, location, resolved
 
 __all__ = ["Progress", "RunResult", "State", "run"]
 
@@ -61,7 +62,7 @@ class RunResult:
         The overview picture.
     """
 
-    folder: Path
+    folder: AnyPath
     fields: int
     cells: int
     reused: int
@@ -72,7 +73,7 @@ class RunResult:
     diameter_assumed: bool
     notes: tuple[str, ...]
     seconds: float
-    overview: Path = field(repr=False)
+    overview: AnyPath = field(repr=False)
 
     @property
     def complete(self) -> bool:
@@ -108,9 +109,10 @@ def run(
     Parameters
     ----------
     plate
-        Folder of images, or a `Plate` already read. It is never written to.
+        Folder of images, its URL in a store that fsspec knows (`s3://bucket/plate`), or a `Plate` already read. It is
+        never written to.
     out
-        Result folder; made if needed.
+        Result folder, or its URL; made if needed.
     model, device, precision
         See `cellinfer.sessions.open_session`. With `"auto"`, a folder goes on in the precision it was
         begun in, unless the device asked for has it not.
@@ -162,14 +164,23 @@ def run(
         read_with = {"pattern": pattern, "layout": layout, "channels": dict(channels) if channels else None}
         plate = read_plate(plate, pattern=pattern, layout=layout, channels=channels)
     settings = resolve_channels(settings or Settings(), plate.channels)
-    folder = Path(out)
+    folder = location(out)
+    if formats and isinstance(folder, RemotePath):
+        raise InputError(
+            f"Exports are made from results on the disk: leave out --export, copy {folder} there after the run, and "
+            "use `cellinfer export`."
+        )
+    if is_of_this_process(folder) or is_of_this_process(plate.root):
+        if workers > 1 or scheduler:
+            raise InputError("No other process sees memory://: say --workers 1, and no --scheduler.")
+        workers = 1
     _refuse_output_in_input(plate.root, folder)
     report = progress or (lambda state: None)
     begun = _begun_in(folder, model) if precision == "auto" and not fresh else None
     session, notes = _open(model, device, 1, precision, begun)
     pipeline = Pipeline(session, settings)
-    with owned(folder):
-        ledger = Ledger(plate, folder, pipeline, model, fresh=fresh, retry_failed=retry_failed, report=report)
+    with owned(folder), Journal(folder / "journal.jsonl") as journal, staged(folder, last="run.json") as here:
+        ledger = Ledger(plate, folder, journal, pipeline, model, fresh=fresh, retry_failed=retry_failed, report=report)
         ledger.notes += notes
         todo = ledger.todo()
         plan = make_plan(
@@ -180,10 +191,8 @@ def run(
             Dispatcher(_executor(ledger, plan, scheduler), ledger.job.configuration, ledger.note).run(todo)
         ledger.tidy()
         report(replace(ledger.state, message="writing tables"))
-        profiles = write_tables(ledger.tables(), folder, template=ledger.template(), csv=csv)
-        overview = draw_overview(
-            plate, ledger.analysed(), folder, profiles, ledger.pipeline.settings, ledger.label_paths
-        )
+        profiles = write_tables(ledger.tables(), here, template=ledger.template(), csv=csv)
+        overview = draw_overview(plate, ledger.analysed(), here, profiles, ledger.pipeline.settings, ledger.label_paths)
         seconds = time.perf_counter() - started
         result = RunResult(
             folder=folder,
@@ -197,11 +206,11 @@ def run(
             diameter_assumed=ledger.assumed,
             notes=(*plate.notes, *ledger.notes, *_remarks(ledger, profiles)),
             seconds=seconds,
-            overview=overview,
+            overview=folder / overview.name,
         )
-        write_run_info(folder, plate, ledger.pipeline, result, ledger.stage_seconds(), plan, scheduler, read_with)
+        write_run_info(here, plate, ledger.pipeline, result, ledger.stage_seconds(), plan, scheduler, read_with)
         if formats:
-            export(folder, formats, plate=plate, progress=lambda done, total: report(_exporting(done, total)))
+            export(here, formats, plate=plate, progress=lambda done, total: report(_exporting(done, total)))
     return result
 
 
@@ -257,16 +266,16 @@ def _open(
     return replace(session, choice=replace(session.choice, why="the folder was begun in it")), []
 
 
-def _begun_in(folder: Path, model: str | Path) -> Precision | None:
+def _begun_in(folder: AnyPath, model: str | Path) -> Precision | None:
     """Return the precision in which a folder's earlier run used this very model, so that none is mixed or undone."""
     before = Journal(folder / "journal.jsonl").header.get("model_sha256")
     return next((name for name, sha256 in precisions(model).items() if sha256 == before), None)
 
 
-def _refuse_output_in_input(root: Path, folder: Path) -> None:
-    if folder.resolve() == root.resolve():
+def _refuse_output_in_input(root: AnyPath, folder: AnyPath) -> None:
+    if resolved(folder) == resolved(root):
         raise InputError(
             f"The result folder {folder} is the plate itself: choose another --out, input is never touched."
         )
-    if folder.exists() and not folder.is_dir():
+    if isinstance(folder, Path) and folder.exists() and not folder.is_dir():
         raise OutputError(f"The result folder {folder} is a file: choose another --out.")

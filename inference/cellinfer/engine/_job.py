@@ -31,6 +31,7 @@ from cellinfer.plate import Field
 from cellinfer.precision import Precision
 from cellinfer.segmentation import network_scale
 from cellinfer.sessions import Device, open_session
+from cellinfer.storage import AnyPath, is_remote
 
 _log = logging.getLogger(__name__)
 LABELS = ("Nuclei", "Cells", "Uncertainty")
@@ -65,16 +66,16 @@ class Job:
     device: Device
     precision: Precision
     settings: Settings
-    root: Path
-    folder: Path
+    root: AnyPath
+    folder: AnyPath
     pixel_size: float | None
     configuration: str
 
-    def shard(self, name: str) -> Path:
+    def shard(self, name: str) -> AnyPath:
         """Where the tables of a field are while the run goes on."""
         return self.folder / "fields" / f"{name}.arrows"
 
-    def labels(self, name: str) -> dict[str, Path]:
+    def labels(self, name: str) -> dict[str, AnyPath]:
         """Where the label images of a field are, and with test-time augmentation its uncertainty image."""
         kinds = LABELS if self.settings.tta != "none" else LABELS[:2]
         return {kind: self.folder / "labels" / kind / f"{name}.ome.tiff" for kind in kinds}
@@ -196,10 +197,9 @@ class Worker:
                 write_uncertainty(result.uncertainty, path, pixel_size=self.job.pixel_size)
             else:
                 write_labels(result.labels[kind], path, name=kind, pixel_size=self.job.pixel_size)
-        shard = self.job.shard(name)
-        write_shard(result, shard)
+        written = write_shard(result, self.job.shard(name))
         seconds = loaded.seconds | {"write": time.perf_counter() - started}
-        return Outcome(Entry(name, loaded.fingerprint, "ok", "", digest(shard), seconds), len(result.cells))
+        return Outcome(Entry(name, loaded.fingerprint, "ok", "", written, seconds), len(result.cells))
 
     def failed(self, field: Field, print_: str, error: Exception, before: Stamps = ()) -> Outcome:
         """Return the outcome of a field that cannot be analysed; raise what no field would survive."""
@@ -223,9 +223,11 @@ class Worker:
 def stamps(field: Field) -> Stamps:
     """Return size and modification time of each file of a field, -1 for one that is not there.
 
-    They tell whether a file changes while it is looked at, and nothing else: clocks lie.
+    They tell whether a file changes while it is looked at, and nothing else: clocks lie. Files in a store have none:
+    they appear whole.
     """
-    return tuple(_stamp(path) for refs in field.images.values() for ref in refs for path in files_of(ref))
+    refs = (ref for refs in field.images.values() for ref in refs if not is_remote(ref.path))
+    return tuple(_stamp(path) for ref in refs for path in files_of(ref))
 
 
 def _stamp(path: str) -> tuple[int, int]:

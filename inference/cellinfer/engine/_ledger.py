@@ -5,9 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -17,14 +17,17 @@ import cellinfer_models
 from cellinfer._version import __version__
 from cellinfer.engine._job import LABELS, Job, Outcome, digest
 from cellinfer.errors import OutputError
-from cellinfer.files import PARTIAL
-from cellinfer.journal import Journal, field_name, fingerprint
+from cellinfer.files import PARTIAL, output_errors
+from cellinfer.journal import Entry, Journal, field_name, fingerprint
 from cellinfer.outputs.shards import Shard, read_shard, shard_of
 from cellinfer.pipeline import KEY_COLUMNS, Pipeline, empty_result, plate_diameter
 from cellinfer.plate import Field, Plate
+from cellinfer.storage import AnyPath, RemotePath, Version, find, join, remove
 
 _GLANCES = 8
 """Threads that look at files which may have changed: that is waiting, most of all."""
+_AHEAD = 4
+"""Fields whose tables are fetched from a store while those before are written."""
 
 
 @dataclass
@@ -48,7 +51,8 @@ class Ledger:
     def __init__(
         self,
         plate: Plate,
-        folder: Path,
+        folder: AnyPath,
+        journal: Journal,
         pipeline: Pipeline,
         model: str | Path,
         *,
@@ -57,7 +61,9 @@ class Ledger:
         report: Progress,
     ) -> None:
         self.plate, self.folder, self.report = plate, folder, report
-        self.journal = Journal(folder / "journal.jsonl")
+        self.journal = journal
+        self._written: set[str] = set()  # in a store: what the result folder holds
+        self._images: dict[str, Version] = {}  # in a store: the plate's files
         self.state = State(total=len(plate.fields))
         self.notes: list[str] = []
         self.flagged: list[str] = []
@@ -114,6 +120,7 @@ class Ledger:
         fields = [f for f in self.plate.fields if self._fresh or field_name(f) not in self.journal.entries]
         if len(fields) < len(self.plate.fields):
             self.report(replace(self.state, message="looking for what has changed"))
+            self._list_stores()
             with ThreadPoolExecutor(_GLANCES) as pool:
                 done = list(pool.map(self._is_done, self.plate.fields))
             fields = [f for f, is_done in zip(self.plate.fields, done, strict=True) if not is_done]
@@ -122,9 +129,22 @@ class Ledger:
         self.report(self.state)
         return fields
 
+    def _list_stores(self) -> None:
+        """List what lies in stores by one call each, instead of asking for each file."""
+        if isinstance(self.folder, RemotePath):
+            with output_errors(self.folder):
+                self._written = {join(self.folder.url, name) for name in find(self.folder.url)}
+        if isinstance(self.plate.root, RemotePath):
+            root = self.plate.root.url
+            with suppress(OSError):  # then each file is asked for
+                self._images = {join(root, name): version for name, version in find(root).items()}
+
     def begin(self) -> None:
         """Until the tables are written anew, leave nothing that says that they are complete."""
-        (self.folder / "run.json").unlink(missing_ok=True)
+        with output_errors(self.folder):
+            (self.folder / "run.json").unlink(missing_ok=True)
+        if not isinstance(self.folder, Path):
+            return
         if (self.folder / "assay" / "assay.json").is_file():
             shutil.rmtree(self.folder / "assay", ignore_errors=True)
             self.notes.append("the assay results of the earlier tables were removed: run `cellinfer assay` again")
@@ -141,8 +161,14 @@ class Ledger:
 
     def tidy(self) -> None:
         """Remove results that this run would not have written: of other fields or of views no longer asked."""
+        self.journal.settle()
         good = [field_name(f) for f in self.analysed()]
         kept = {path for name in good for path in (self.job.shard(name), *self.job.labels(name).values())}
+        if isinstance(self.folder, RemotePath):
+            with output_errors(self.folder):
+                held = [name for name in find(self.folder.url) if name.startswith(("fields/", "labels/"))]
+                remove({self.folder / name for name in held} - kept)
+            return
         written = (path for kind in LABELS for path in (self.folder / "labels" / kind).glob("*.ome.tiff"))
         half_written = self.folder.rglob(f".*{PARTIAL}")  # by runs that were killed
         for path in {*(self.folder / "fields").glob("*.arrows"), *written, *half_written} - kept:
@@ -163,11 +189,12 @@ class Ledger:
 
     def tables(self) -> Iterator[Shard]:
         """Tables of every field in plate order; a failed field has its own row alone."""
-        for f in self.plate.fields:
-            entry = self.journal.entries[field_name(f)]
+        entries = [self.journal.entries[field_name(f)] for f in self.plate.fields]
+        shards = self._shards([entry for entry in entries if entry.status == "ok"])
+        for f, entry in zip(self.plate.fields, entries, strict=True):
             if entry.status == "ok":
                 # The number is the field's place among those there are now, not when it was analysed.
-                shard = read_shard(self.job.shard(entry.field))
+                shard = next(shards)
                 if flags := shard.image["Image_QC_Flags"]:
                     self.flagged.append(flags)
                 if remarks := shard.image["Image_Segmentation_Notes"]:
@@ -177,6 +204,20 @@ class Ledger:
             else:
                 row = dict(zip(KEY_COLUMNS, (*f.key, f.number), strict=True))
                 yield Shard({}, row | {"Image_Status": "failed", "Image_Reason": entry.reason})
+
+    def _shards(self, entries: list[Entry]) -> Iterator[Shard]:
+        """Read shards in order; a few ahead where that is waiting for a store."""
+        if isinstance(self.folder, Path):
+            yield from (read_shard(self.job.shard(entry.field), entry.digest) for entry in entries)
+            return
+        with ThreadPoolExecutor(_AHEAD) as pool:
+            waiting: deque[Future[Shard]] = deque()
+            for entry in entries:
+                waiting.append(pool.submit(read_shard, self.job.shard(entry.field), entry.digest))
+                if len(waiting) > _AHEAD:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
 
     def failures(self) -> dict[str, str]:
         """Field name -> reason, of this plate's fields that failed."""
@@ -191,7 +232,7 @@ class Ledger:
                 total[stage] = total.get(stage, 0.0) + seconds
         return {stage: round(seconds, 3) for stage, seconds in total.items()}
 
-    def label_paths(self, field: Field) -> dict[str, Path]:
+    def label_paths(self, field: Field) -> dict[str, AnyPath]:
         """Where the label images of a field are, and with test-time augmentation its uncertainty image."""
         return self.job.labels(field_name(field))
 
@@ -202,12 +243,14 @@ class Ledger:
             return False
         if entry.status != "ok" and (entry.retryable or self._retry_failed):
             return False
-        if entry.fingerprint != fingerprint(field, self.job.configuration):
+        if entry.fingerprint != fingerprint(field, self.job.configuration, self._images):
             return False
         if entry.status != "ok":
             return True
         shard = self.job.shard(name)
         labels = self.job.labels(name).values()
+        if not isinstance(shard, Path):  # its content is checked when it is read for the tables
+            return {str(path) for path in (shard, *labels)} <= self._written
         return shard.is_file() and digest(shard) == entry.digest and all(path.is_file() for path in labels)
 
 

@@ -7,8 +7,9 @@ import logging
 import threading
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import TypeVar
+
+from cellinfer.storage import AnyPath
 
 _T = TypeVar("_T")
 _log = logging.getLogger(__name__)
@@ -30,7 +31,7 @@ class Patience:
         Folder without which no file is missed: while it is away, so are they all.
     """
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: AnyPath) -> None:
         self._root = root
         self._lock = threading.Lock()
         self._given_up = 0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import imagecodecs
@@ -11,9 +10,10 @@ import tifffile
 from numpy.typing import NDArray
 
 from cellinfer.files import durable
+from cellinfer.storage import AnyPath
 
 
-def write_labels(labels: NDArray[np.int32], path: Path, *, name: str, pixel_size: float | None = None) -> None:
+def write_labels(labels: NDArray[np.int32], path: AnyPath, *, name: str, pixel_size: float | None = None) -> None:
     """Write a label image.
 
     Parameters
@@ -31,7 +31,7 @@ def write_labels(labels: NDArray[np.int32], path: Path, *, name: str, pixel_size
     _write(labels.astype(np.uint16) if small else labels, path, name, pixel_size)
 
 
-def write_uncertainty(uncertainty: NDArray[np.float32], path: Path, *, pixel_size: float | None = None) -> None:
+def write_uncertainty(uncertainty: NDArray[np.float32], path: AnyPath, *, pixel_size: float | None = None) -> None:
     """Write an uncertainty image, see `cellinfer.segmentation.Segmentation`.
 
     Parameters
@@ -44,7 +44,7 @@ def write_uncertainty(uncertainty: NDArray[np.float32], path: Path, *, pixel_siz
     _write(uncertainty, path, "Uncertainty", pixel_size)
 
 
-def _write(image: NDArray[Any], path: Path, name: str, pixel_size: float | None) -> None:
+def _write(image: NDArray[Any], path: AnyPath, name: str, pixel_size: float | None) -> None:
     metadata: dict[str, object] = {"axes": "YX", "Channel": {"Name": [name]}}
     if pixel_size is not None:
         metadata |= {f"PhysicalSize{axis}": pixel_size for axis in "XY"}

@@ -21,13 +21,14 @@ from cellinfer.files import durable
 from cellinfer.outputs.tables import most_telling_feature
 from cellinfer.pipeline import Settings, read_images
 from cellinfer.plate import Field, Plate
+from cellinfer.storage import AnyPath, open_file
 from cellinfer.wells import PLATE_FORMATS, parse_well, row_letters
 
 _TILES = 12
 _SIDE = 256
 _NUCLEI, _CELLS = (1.0, 0.35, 0.85), (1.0, 0.85, 0.2)
 
-LabelPaths = Callable[[Field], Mapping[str, Path]]
+LabelPaths = Callable[[Field], Mapping[str, AnyPath]]
 
 
 def draw_overview(
@@ -120,9 +121,9 @@ def _contact_sheet(figure: Any, fields: list[Field], settings: Settings, label_p
     figure.suptitle(f"{channels}; outlines: nuclei pink, cells yellow", fontsize=11)
 
 
-def _tile(field: Field, settings: Settings, paths: Mapping[str, Path]) -> NDArray[np.float32]:
+def _tile(field: Field, settings: Settings, paths: Mapping[str, AnyPath]) -> NDArray[np.float32]:
     """Return the middle of a field in colour, with outlines drawn at twice the size."""
-    images = read_images(field)
+    images = read_images(field, settings.z)
     assert settings.nuclei is not None
     height, width = images[settings.nuclei].shape
     top, left = max(0, (height - _SIDE) // 2), max(0, (width - _SIDE) // 2)
@@ -132,7 +133,8 @@ def _tile(field: Field, settings: Settings, paths: Mapping[str, Path]) -> NDArra
     colour = np.stack([0.35 * nuclei, 0.85 * cells + 0.35 * nuclei, nuclei], axis=-1)
     colour = np.clip(colour, 0, 1).repeat(2, axis=0).repeat(2, axis=1)
     for name, paint in (("Cells", _CELLS), ("Nuclei", _NUCLEI)):
-        labels = tifffile.imread(paths[name])[window].astype(np.int32)
+        with open_file(str(paths[name])) as file:
+            labels = tifffile.imread(file)[window].astype(np.int32)
         colour[boundaries(labels.repeat(2, axis=0).repeat(2, axis=1))] = paint
     return np.asarray(colour, dtype=np.float32)
 

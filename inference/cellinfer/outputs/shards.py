@@ -6,6 +6,7 @@ measure; as one matrix they cost next to nothing.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,8 +18,10 @@ import pyarrow as pa
 import pyarrow.ipc
 from numpy.typing import NDArray
 
+from cellinfer.errors import OutputError
 from cellinfer.files import durable
 from cellinfer.pipeline import OBJECTS, FieldResult
+from cellinfer.storage import AnyPath, read
 
 _COLUMNS = b"columns"
 
@@ -91,10 +94,16 @@ def _block(table: pd.DataFrame) -> Block:
     )
 
 
-def write_shard(result: FieldResult, path: Path) -> None:
-    """Write one field's tables and its own row into one file of Arrow messages."""
+def write_shard(result: FieldResult, path: AnyPath) -> str:
+    """Write one field's tables and its own row into one file of Arrow messages; return the file's SHA-256."""
     shard = shard_of(result)
-    with durable(path) as partial, pa.OSFile(str(partial), "wb") as sink:
+    with durable(path) as partial:
+        _write(shard, partial)
+        return hashlib.sha256(partial.read_bytes()).hexdigest()
+
+
+def _write(shard: Shard, path: Path) -> None:
+    with pa.OSFile(str(path), "wb") as sink:
         for name in OBJECTS:
             block = shard.objects[name]
             schema = block.others.schema.with_metadata({_COLUMNS: json.dumps(block.columns)})
@@ -107,10 +116,23 @@ def write_shard(result: FieldResult, path: Path) -> None:
             writer.write_table(image)
 
 
-def read_shard(path: Path) -> Shard:
-    """Read what `write_shard` wrote."""
+def read_shard(path: AnyPath, digest: str) -> Shard:
+    """Read what `write_shard` wrote.
+
+    Parameters
+    ----------
+    path
+        Of the file.
+    digest
+        Its SHA-256; of a local file it was checked when the run began.
+
+    Raises
+    ------
+    OutputError
+        If a file in a store is not there, or another one.
+    """
     objects = {}
-    with pa.OSFile(str(path), "rb") as source:
+    with _source(path, digest) as source:
         for name in OBJECTS:
             others = pa.ipc.open_stream(source).read_all()
             columns = tuple(json.loads(others.schema.metadata[_COLUMNS]))
@@ -119,6 +141,18 @@ def read_shard(path: Path) -> Shard:
             objects[name] = Block(columns, numbers, others.replace_schema_metadata(None))
         (image,) = pa.ipc.open_stream(source).read_all()["image"].to_pylist()
     return Shard(objects, json.loads(image))
+
+
+def _source(path: AnyPath, digest: str) -> pa.NativeFile:
+    if isinstance(path, Path):
+        return pa.OSFile(str(path), "rb")
+    try:
+        content = read(path.url)
+    except OSError as error:
+        raise OutputError(f"{path} could not be read: {error.strerror}. Run the same command again.") from error
+    if hashlib.sha256(content).hexdigest() != digest:
+        raise OutputError(f"{path} is not what this run wrote: delete it and run the same command again.")
+    return pa.BufferReader(content)
 
 
 def _plain(value: object) -> object:
