@@ -351,6 +351,33 @@ def test_the_quick_way_gives_what_tifffile_gives(tmp_path, codec, dtype, order, 
     assert quick.dtype == dtype and quick.dtype.isnative
 
 
+@pytest.mark.parametrize("codec", ["lzw", "zlib", "packbits", None])
+@pytest.mark.parametrize("layout", [{"rowsperstrip": 7}, {"tile": (16, 32), "bigtiff": True, "byteorder": ">"}])
+def test_of_a_damaged_file_the_quick_way_reads_no_other_image_than_tifffile(tmp_path, caplog, codec, layout):
+    path = tmp_path / "a.tif"
+    whole = write(path, picture(), compression=codec, predictor=codec in ("lzw", "zlib"), **layout).read_bytes()
+    rng = np.random.default_rng(8)
+    same = 0
+    for attempt in range(60):
+        data = bytearray(whole)
+        for place in rng.integers(4, 400 if attempt % 3 else len(data), rng.integers(1, 4)):
+            data[place] ^= 1 << rng.integers(8)
+        path.write_bytes(data)
+        with path.open("rb") as file:
+            directory = images._plain_directory(file, ImageRef(str(path)))
+            if directory is None or directory.height * directory.width > 10_000:
+                continue
+            try:
+                quick = images._plain_pixels(file, directory)
+            except ValueError as error:
+                assert str(error).startswith("LZW strip")
+                continue
+        if quick is not None:
+            np.testing.assert_array_equal(quick, tifffile.imread(path))
+            same += 1
+    assert same > 5
+
+
 @pytest.mark.parametrize("suffix", ["png", "jpg", "bmp"])
 def test_a_cut_off_picture_is_never_an_image(tmp_path, suffix):
     data = cv2.imencode(f".{suffix}", picture(np.uint8))[1].tobytes()

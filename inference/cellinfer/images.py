@@ -466,7 +466,8 @@ _READ_TAGS = _SINGLE_TAGS | {_DESCRIPTION, _SOFTWARE, _STRIPS, _STRIP_BYTES, *ra
 _METAMORPH_PLANES = 33629
 _TAGS_OF_OTHERS = frozenset((347, 513, 514, 32996, 32997, 32998, _METAMORPH_PLANES, 34412, *range(65420, 65450)))
 """JPEG, volumes, stacks of MetaMorph, Zeiss LSM, Hamamatsu NDPI: files with rules of their own."""
-_TAG_TYPES = {1: "u1", 2: "u1", 3: "u2", 4: "u4", 16: "u8"}
+_TAG_TYPES = {2: "u1", 3: "u2", 4: "u4", 16: "u8"}
+_TEXT = 2
 _MOST_TAGS = 4096
 _KINDS = {1: "u", 2: "i", 3: "f"}
 """By the tag SampleFormat."""
@@ -533,8 +534,10 @@ def _tags(file: BinaryIO, page: int) -> tuple[dict[int, npt.NDArray[Any]], str, 
     number_size, entry_size, pointer_size = (8, 20, 8) if big else (2, 12, 4)
     at = struct.unpack_from(order + pointer, start, 8 if big else 4)[0]
     size = os.fstat(file.fileno()).st_size
+    if big and struct.unpack_from(order + "HH", start, 4) != (8, 0):
+        return {}, order, True
     for turn in range(page + 1):
-        if at == 0:
+        if not 0 < at < size:
             return {}, order, True
         file.seek(at)
         entries = struct.unpack(order + number, file.read(number_size))[0]
@@ -552,6 +555,8 @@ def _tags(file: BinaryIO, page: int) -> tuple[dict[int, npt.NDArray[Any]], str, 
             return {}, order, True
         if code not in _READ_TAGS:
             continue
+        if (kind == _TEXT) != (code in (_DESCRIPTION, _SOFTWARE)):
+            return {}, order, True
         dtype = np.dtype(order + _TAG_TYPES[kind])
         length = count * dtype.itemsize
         if length > len(value):
@@ -638,7 +643,8 @@ def _plain_pixels(file: BinaryIO, page: _Directory) -> Array | None:
     first, last = int(offsets.min()), int((offsets + counts).max())
     if last - first > 2 * int(counts.sum()) + 2**16:
         return None  # strips far apart: those of other pages lie between them
-    data = np.zeros(last - first + _SPARE, np.uint8)
+    data = np.empty(last - first + _SPARE, np.uint8)
+    data[-_SPARE:] = 0
     file.seek(first)
     if not _fill(file, data[: last - first]):
         return None
