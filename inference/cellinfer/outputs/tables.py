@@ -21,7 +21,7 @@ from cellinfer.outputs.shards import Block, Shard
 from cellinfer.pipeline import OBJECTS
 from cellinfer.readouts import is_biology, is_readout
 
-_BYTES_PER_GROUP = 32 * 2**20
+_BYTES_PER_GROUP = 16 * 2**20
 _WELL_KEY = ["Metadata_Plate", "Metadata_Well", "Metadata_Time"]
 NOT_MEASURED = ("Metadata_", "ImageNumber", "ObjectNumber")
 """How the columns begin that say which object a row is of, and not what was measured."""
