@@ -48,7 +48,9 @@ def test_the_check_knows_a_rust_wheel_when_it_sees_one() -> None:
     assert not built_with_rust(metadata.distribution("numpy"))
 
 
-@pytest.mark.parametrize(("extra", "brings"), [("cpu", "onnxruntime"), ("export", "roifile"), ("dask", "distributed")])
+@pytest.mark.parametrize(
+    ("extra", "brings"), [("cpu", "onnxruntime"), ("export", "roifile"), ("dask", "distributed"), ("remote", "s3fs")]
+)
 def test_the_run_time_holds_no_rust_and_no_training_packages(extra: str, brings: str) -> None:
     packages = run_time_packages(extra)
     assert {"numpy", "numba", "typer", "pandas", "tifffile", "zarr", brings} <= set(packages)

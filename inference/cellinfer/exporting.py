@@ -21,6 +21,7 @@ from cellinfer.outputs.exports._options import Measurements, Ngff, Options
 from cellinfer.outputs.exports._results import Results, found_names
 from cellinfer.plate import Plate
 from cellinfer.readers import read_plate
+from cellinfer.storage import is_remote, location
 
 Progress = Callable[[int, int], None]
 
@@ -117,6 +118,11 @@ def export(
     >>> cellinfer.export("results", ["ome-zarr", "h5ad"])  # doctest: +SKIP
     """
     names = check_formats(formats)
+    for path in (results, out):
+        if path is not None and is_remote(path):
+            raise InputError(
+                f"Results are exported on the disk, and {path} is in a store: copy the results, then export."
+            )
     found = Results(Path(results))
     images = any(FORMATS[name].images for name in names)
     options = Options(_images(found, plate) if images else None, ngff, measurements)
@@ -168,11 +174,11 @@ def _images(results: Results, plate: str | os.PathLike[str] | Plate | None) -> P
     """Find the images of the run, under the names that it gave to their channels."""
     if isinstance(plate, Plate):
         return plate
-    folder = Path(results.info["input"]["folder"] if plate is None else plate)
-    if not folder.is_dir():
+    folder = location(results.info["input"]["folder"] if plate is None else plate)
+    if isinstance(folder, Path) and not folder.is_dir():
         raise InputError(f"The images of the run are not in {folder}: say where they are with --plate.")
-    found = read_plate(folder, **(results.info["input"].get("read_with") or {}))
+    found = read_plate(str(folder), **(results.info["input"].get("read_with") or {}))
     if set(found.channels) == set(results.channels):
         return found
     renamed = found_names(results, found)
-    return found if renamed is None else read_plate(folder, channels=renamed)
+    return found if renamed is None else read_plate(str(folder), channels=renamed)

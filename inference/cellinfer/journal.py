@@ -22,8 +22,8 @@ from cellinfer.images import files_of
 from cellinfer.plate import Field
 from cellinfer.storage import AnyPath, RemotePath, Version, is_remote, open_file, read, versions, write
 
-UPLOAD_EVERY = 10.0
-"""Seconds between uploads of a journal in a store; more if an upload takes longer than a twentieth of that."""
+UPLOAD_EVERY, UPLOAD_SHARE = 10.0, 0.05
+"""Seconds between uploads of a journal in a store; more, if that would be more than this share of the time."""
 _CHUNK = 1 << 16
 
 
@@ -137,7 +137,7 @@ class Journal:
         with output_errors(self.path):
             write(self.path, self._content)
         self._pending = False
-        self._due = time.monotonic() + max(UPLOAD_EVERY, 20 * (time.monotonic() - started))
+        self._due = time.monotonic() + max(UPLOAD_EVERY, (time.monotonic() - started) / UPLOAD_SHARE)
 
     def _stored(self) -> str:
         if isinstance(self.path, RemotePath):

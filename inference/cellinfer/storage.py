@@ -389,7 +389,7 @@ class _Ranges(io.RawIOBase):
     """A remote file that is fetched range by range."""
 
     def __init__(self, url: str) -> None:
-        self._url, self._at, self._size = url, 0, version(url).size
+        self._url, self._at, self._size, self._whole = url, 0, version(url).size, b""
 
     def readable(self) -> bool:
         return True
@@ -411,9 +411,13 @@ class _Ranges(io.RawIOBase):
         stop = min(self._at + len(buffer), self._size)
         if stop <= self._at:
             return 0
-        data = _asked(self._url, lambda store, path: store.cat_file(path, start=self._at, end=stop))
+        data = self._whole or _asked(self._url, lambda store, path: store.cat_file(path, start=self._at, end=stop))
+        if len(data) == self._size:  # plain web servers know no ranges
+            self._whole, data = data, data[self._at : stop]
+        if len(data) != stop - self._at:
+            raise OSError(errno.EIO, "it changed while it was read", self._url)
         buffer[: len(data)] = data
-        self._at += len(data)
+        self._at = stop
         return len(data)
 
 

@@ -22,11 +22,11 @@ import zarr
 from numcodecs.blosc import Blosc
 from numcodecs.compat import ensure_bytes
 from zarr.abc.codec import BytesBytesCodec
-from zarr.abc.store import ByteRequest, OffsetByteRequest, RangeByteRequest
+from zarr.abc.store import ByteRequest
 from zarr.core.array_spec import ArraySpec
 from zarr.core.buffer import Buffer, BufferPrototype, default_buffer_prototype
 from zarr.registry import register_codec
-from zarr.storage import LocalStore
+from zarr.storage import LocalStore, MemoryStore
 
 from cellinfer.errors import ImageError
 from cellinfer.zarr_metadata import NODE_FILES, V2_ARRAY, V3, ArrayInfo
@@ -93,22 +93,28 @@ def _read(array: ArrayInfo, index: tuple[int, ...], fill: float, files: dict[str
     name = V3 if array.version == 3 else V2_ARRAY
     if array.version == 2:
         del metadata["attributes"]
-    store = _Store(array.folder, files | {name: json.dumps(metadata).encode()})
+    described = {name: json.dumps(metadata).encode()}
+    store = _in_memory(files | described) if files else _Store(array.folder, described)
     opened = zarr.open_array(store, mode="r", zarr_format=3 if array.version == 3 else 2)
     if opened.fill_value != fill:  # a store that is read in another way would undo the checks
         raise ImageError(f"{array.folder} cannot be read safely with zarr {zarr.__version__}")
     return np.asarray(opened[index])
 
 
+def _in_memory(files: dict[str, bytes]) -> MemoryStore:
+    buffer = default_buffer_prototype().buffer
+    return MemoryStore({name: buffer.from_bytes(content) for name, content in files.items()}, read_only=True)
+
+
 class _Store(LocalStore):
-    """A folder whose metadata files are replaced by others; of which all files may be in memory.
+    """A folder whose metadata files are replaced by others.
 
     Parameters
     ----------
     root
         Folder of an array.
     files
-        Name -> content of metadata files, others are not there; and of the chunks, unless they are on the disk.
+        Name -> content of metadata files; others are not there.
     """
 
     def __init__(self, root: Path | str, files: dict[str, bytes]) -> None:
@@ -118,30 +124,20 @@ class _Store(LocalStore):
     async def get(
         self, key: str, prototype: BufferPrototype | None = None, byte_range: ByteRequest | None = None
     ) -> Buffer | None:
-        if key in NODE_FILES or key in self._files:
-            return self._file(key, prototype, byte_range)
+        if key in NODE_FILES:
+            return self._file(key, prototype)
         return await super().get(key, prototype, byte_range)
 
     def get_sync(
         self, key: str, *, prototype: BufferPrototype | None = None, byte_range: ByteRequest | None = None
     ) -> Buffer | None:
-        if key in NODE_FILES or key in self._files:
-            return self._file(key, prototype, byte_range)
+        if key in NODE_FILES:
+            return self._file(key, prototype)
         return super().get_sync(key, prototype=prototype, byte_range=byte_range)
 
-    def _file(self, key: str, prototype: BufferPrototype | None, byte_range: ByteRequest | None) -> Buffer | None:
+    def _file(self, key: str, prototype: BufferPrototype | None) -> Buffer | None:
         content = self._files.get(key)
-        if content is not None and byte_range is not None:
-            content = content[_slice(byte_range)]
         return None if content is None else (prototype or default_buffer_prototype()).buffer.from_bytes(content)
-
-
-def _slice(byte_range: ByteRequest) -> slice:
-    if isinstance(byte_range, RangeByteRequest):
-        return slice(byte_range.start, byte_range.end)
-    if isinstance(byte_range, OffsetByteRequest):
-        return slice(byte_range.offset, None)
-    return slice(-byte_range.suffix, None)
 
 
 # Blosc

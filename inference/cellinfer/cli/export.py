@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def export(
-    results: Annotated[Path, typer.Argument(help="Folder of a finished run.", show_default=False)],
+    results: Annotated[str, typer.Argument(help="Folder of a finished run.", show_default=False)],
     to: Annotated[
         str,
         typer.Option(
@@ -28,15 +28,15 @@ def export(
         ),
     ],
     out: Annotated[
-        Path | None, typer.Option("--out", "-o", help="Folder for the files.", show_default="RESULTS/export")
+        str | None, typer.Option("--out", "-o", help="Folder for the files.", show_default="RESULTS/export")
     ] = None,
     ngff: Annotated[str, typer.Option(help="Version of OME-Zarr: 0.5 or 0.4.")] = "0.5",
     measurements: Annotated[
         str, typer.Option(help="What GeoJSON holds of each cell: readouts (sizes, intensities, ratios) or all.")
     ] = "readouts",
     plate: Annotated[
-        Path | None,
-        typer.Option(help="Folder of the images, for ome-zarr.", show_default="where the run found them"),
+        str | None,
+        typer.Option(help="Folder of the images or its URL, for ome-zarr.", show_default="where the run found them"),
     ] = None,
     channel: Annotated[
         list[str] | None,
@@ -50,12 +50,12 @@ def export(
     from cellinfer.exporting import export as write
 
     announce_compilation()
-    images: Path | Plate | None = plate
+    images: str | Plate | None = plate
     if channel or pattern is not None or layout != "auto":
         from cellinfer.outputs.exports._results import Results
         from cellinfer.readers import read_plate
 
-        folder = plate or Path(Results(results).info["input"]["folder"])
+        folder = plate or Results(Path(results)).info["input"]["folder"]
         images = read_plate(folder, pattern=pattern, layout=layout, channels=parse_channels(channel))
     with _progress() as report:
         result = write(
