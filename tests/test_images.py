@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import struct
 import zlib
 from pathlib import Path
@@ -211,9 +212,11 @@ def test_a_metamorph_stack_is_not_taken_for_a_plane(tmp_path):
 def test_what_a_description_says_of_a_stack_is_believed(tmp_path, description):
     path = write(tmp_path / "a.tif", picture(), description=description)
     with path.open("rb") as file:
-        assert images._plain_directory(file, ImageRef(str(path))) is None  # tifffile knows what to make of it
+        assert (
+            images._plain_directory(file, path.stat().st_size, ImageRef(str(path))) is None
+        )  # tifffile knows what to make of it
     with path.open("rb") as file:
-        assert images._plain_directory(file, ImageRef(str(path), (0,))) is not None
+        assert images._plain_directory(file, path.stat().st_size, ImageRef(str(path), (0,))) is not None
 
 
 def test_a_small_copy_behind_the_image_does_no_harm(tmp_path):
@@ -309,6 +312,14 @@ def test_lzw_that_holds_too_much_is_damage_but_for_a_filled_up_last_strip(tmp_pa
         read_image(path)
 
 
+@pytest.mark.parametrize("codec", ["lzw", "zlib", None])
+def test_files_in_memory_take_the_quick_way_too(tmp_path, codec):
+    data = write(tmp_path / "a.tif", picture(), compression=codec).read_bytes()  # as those from a store
+    directory = images._plain_directory(io.BytesIO(data), len(data), ImageRef("a.tif"))
+    assert directory is not None
+    np.testing.assert_array_equal(images._plain_pixels(io.BytesIO(data), len(data), directory), picture())
+
+
 def test_lzw_of_before_tiff_5_is_left_to_tifffile(tmp_path):
     path = write(tmp_path / "a.tif", np.zeros((2, 3), np.uint8), compression="lzw")
     data = bytearray(path.read_bytes())
@@ -342,11 +353,11 @@ def test_the_quick_way_gives_what_tifffile_gives(tmp_path, codec, dtype, order, 
         **layout,
     )
     with path.open("rb") as file:
-        directory = images._plain_directory(file, ImageRef(str(path)))
+        directory = images._plain_directory(file, path.stat().st_size, ImageRef(str(path)))
         if codec == "lzma":
             assert directory is None
             return
-        quick = images._plain_pixels(file, directory)
+        quick = images._plain_pixels(file, path.stat().st_size, directory)
     np.testing.assert_array_equal(quick, tifffile.imread(path))
     assert quick.dtype == dtype and quick.dtype.isnative
 
@@ -364,11 +375,11 @@ def test_of_a_damaged_file_the_quick_way_reads_no_other_image_than_tifffile(tmp_
             data[place] ^= 1 << rng.integers(8)
         path.write_bytes(data)
         with path.open("rb") as file:
-            directory = images._plain_directory(file, ImageRef(str(path)))
+            directory = images._plain_directory(file, path.stat().st_size, ImageRef(str(path)))
             if directory is None or directory.height * directory.width > 10_000:
                 continue
             try:
-                quick = images._plain_pixels(file, directory)
+                quick = images._plain_pixels(file, path.stat().st_size, directory)
             except ValueError as error:
                 assert str(error).startswith("LZW strip")
                 continue

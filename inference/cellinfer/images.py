@@ -297,9 +297,10 @@ def read_header(ref: ImageRef, *, max_pixels: int = MAX_PIXELS) -> Header:
         array = _array(ref.path, max_pixels)
         plane_files(array, ref.index)  # refuses an index that is not there
         return Header(array.shape[-2:], array.dtype)
-    with _open(ref.path, parts=True) as file:
+    file, size = _open(ref.path, parts=True)
+    with file:
         if _is_tiff(file):
-            return _explain(ref.path, lambda: _tiff_header(file, ref, max_pixels))
+            return _explain(ref.path, lambda: _tiff_header(file, size, ref, max_pixels))
         return _raster_header(ref.path, file.read(), max_pixels)
 
 
@@ -322,9 +323,10 @@ def _read(path: str, index: tuple[int, ...], max_pixels: int) -> Array:
     if is_array_folder(path):
         array = _array(path, max_pixels)
         return _canonical(_explain(path, lambda: _stored(array, index)), path)
-    with _open(path, parts=bool(index)) as file:  # one page of many, perhaps of gigabytes
+    file, size = _open(path, parts=bool(index))  # one page of many, perhaps of gigabytes
+    with file:
         if _is_tiff(file):
-            image = _explain(path, lambda: _tiff(file, ImageRef(path, index), max_pixels))
+            image = _explain(path, lambda: _tiff(file, size, ImageRef(path, index), max_pixels))
         elif index not in ((), (0,)):
             raise ImageError(f"{path} is no TIFF and has no page {index}")
         else:
@@ -332,8 +334,8 @@ def _read(path: str, index: tuple[int, ...], max_pixels: int) -> Array:
     return _canonical(_grey_if_equal(image), path)
 
 
-def _open(path: str, *, parts: bool) -> BinaryIO:
-    """Open a file that is there and not empty; `parts` as in `open_file`."""
+def _open(path: str, *, parts: bool) -> tuple[BinaryIO, int]:
+    """Open a file that is there and not empty, and return its size; `parts` as in `open_file`."""
     try:
         file = open_file(path, parts=parts)
         size = file.seek(0, os.SEEK_END)
@@ -343,7 +345,7 @@ def _open(path: str, *, parts: bool) -> BinaryIO:
     if size == 0:
         file.close()
         raise ImageError(f"{path} is empty (0 bytes)")
-    return file
+    return file, size
 
 
 def _explain(path: str, work: Callable[[], _T]) -> _T:
@@ -381,8 +383,8 @@ def _size_text(shape: tuple[int, ...]) -> str:
 # TIFF
 
 
-def _tiff_header(file: BinaryIO, ref: ImageRef, max_pixels: int) -> Header:
-    directory = _plain_directory(file, ref)
+def _tiff_header(file: BinaryIO, size: int, ref: ImageRef, max_pixels: int) -> Header:
+    directory = _plain_directory(file, size, ref)
     if directory is not None:
         _check_pixels(ref.path, directory.height, directory.width, max_pixels)
         return Header((directory.height, directory.width), directory.dtype.name)
@@ -391,12 +393,12 @@ def _tiff_header(file: BinaryIO, ref: ImageRef, max_pixels: int) -> Header:
         return _page_header(_page(tiff, ref), ref.path, max_pixels)
 
 
-def _tiff(file: BinaryIO, ref: ImageRef, max_pixels: int) -> Array:
+def _tiff(file: BinaryIO, size: int, ref: ImageRef, max_pixels: int) -> Array:
     """Decode one page: what nearly all microscopes write without tifffile, everything else with it."""
-    directory = _plain_directory(file, ref)
+    directory = _plain_directory(file, size, ref)
     if directory is not None:
         _check_pixels(ref.path, directory.height, directory.width, max_pixels)
-        image = _plain_pixels(file, directory)
+        image = _plain_pixels(file, size, directory)
         if image is not None:
             return image
     file.seek(0)
@@ -502,12 +504,12 @@ class _Directory(NamedTuple):
     counts: npt.NDArray[np.int64]
 
 
-def _plain_directory(file: BinaryIO, ref: ImageRef) -> _Directory | None:
+def _plain_directory(file: BinaryIO, size: int, ref: ImageRef) -> _Directory | None:
     """Read where a plain page lies; None if the page is not plain, or anything in the directory is odd."""
     if len(ref.index) > 1 or any(number < 0 for number in ref.index):
         return None
     try:
-        tags, order, last = _tags(file, ref.index[0] if ref.index else 0)
+        tags, order, last = _tags(file, size, ref.index[0] if ref.index else 0)
         if not tags or (not ref.index and not (last and _is_one_plane(tags))):
             return None
         return _directory(tags, order)
@@ -515,7 +517,7 @@ def _plain_directory(file: BinaryIO, ref: ImageRef) -> _Directory | None:
         return None
 
 
-def _tags(file: BinaryIO, page: int) -> tuple[dict[int, npt.NDArray[Any]], str, bool]:
+def _tags(file: BinaryIO, size: int, page: int) -> tuple[dict[int, npt.NDArray[Any]], str, bool]:
     """Read the tags of a page that matter; none if there is one that needs tifffile.
 
     Returns
@@ -533,7 +535,6 @@ def _tags(file: BinaryIO, page: int) -> tuple[dict[int, npt.NDArray[Any]], str, 
     number, entry, pointer = ("Q", "HHQ8s", "Q") if big else ("H", "HHI4s", "I")
     number_size, entry_size, pointer_size = (8, 20, 8) if big else (2, 12, 4)
     at = struct.unpack_from(order + pointer, start, 8 if big else 4)[0]
-    size = os.fstat(file.fileno()).st_size
     if big and struct.unpack_from(order + "HH", start, 4) != (8, 0):
         return {}, order, True
     for turn in range(page + 1):
@@ -624,9 +625,8 @@ def _directory(tags: dict[int, npt.NDArray[Any]], order: str) -> _Directory | No
     return _Directory(height, width, dtype, compression, predictor == 2, tile, tiled, offsets, counts)
 
 
-def _plain_pixels(file: BinaryIO, page: _Directory) -> Array | None:
+def _plain_pixels(file: BinaryIO, size: int, page: _Directory) -> Array | None:
     """Decode a plain page; None if its bytes are not as they should be."""
-    size = os.fstat(file.fileno()).st_size
     offsets, counts = page.offsets, page.counts
     if min(offsets.min(), counts.min()) <= 0 or np.any(counts > size - offsets):
         return None
