@@ -482,7 +482,7 @@ _CODECS: dict[int, Callable[..., Any]] = {
     34926: imagecodecs.zstd_decode,
     50000: imagecodecs.zstd_decode,
 }
-"""Compression -> decoder of one strip into an array; each is the fastest of those in `benchmarks/decoding.py`."""
+"""Compression -> decoder of one strip into an array; nothing tried is much faster (`benchmarks/decoding.py`)."""
 _SPARE = 8
 """Bytes that the LZW kernel wants behind its data."""
 
@@ -697,7 +697,7 @@ def _lzw(
     sizes: npt.NDArray[np.int64],
     page: _Directory,
 ) -> npt.NDArray[np.uint8] | None:
-    """Decode with our kernel, four times as fast as imagecodecs and two to four times as OpenCV; damage is an error."""
+    """Decode with our kernel, four times as fast as imagecodecs and twice as libtiff (OpenCV); damage is an error."""
     from cellinfer_kernels import lzw  # Numba takes a while to load, and many plates do without
 
     first = int(starts[0])
