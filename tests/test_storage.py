@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import functools
 import http.server
 import io
@@ -220,8 +221,8 @@ def test_a_plate_is_the_same_as_on_the_disk(bucket: str, memory: str, plate: Pat
         found = read_plate(url)
         assert as_on_the_disk(found, url.rstrip("/")) == as_on_the_disk(local, str(plate))
         assert (found.name, found.layout, found.channels) == (local.name, local.layout, local.channels)
-        assert (requests["ls"], requests["find"]) == (1, 1)
-        assert requests.total() < 12  # the descriptions of a few images
+        assert (requests["ls"], requests["find"]) == (0, 1)
+        assert requests.total() < 15  # whether it is a Zarr store; the descriptions of a few images
         here, there = inspect(plate).to_dict(), inspect(url).to_dict()
         assert there == here | {"root": url.rstrip("/")}
 
@@ -346,7 +347,7 @@ def test_a_run_leaves_the_same_bytes_and_goes_on(
     requests.clear()
     assert analyse(url, out).reused == 4
     assert requests["find"] == 4  # the plate, its state and that of the results; what to clear away
-    assert requests["info"] < 6  # unchanged files are known from the listing
+    assert requests["info"] <= 7  # is it a Zarr store, descriptions of three images; all else the listing tells
     assert contents(out) == expected
 
 
@@ -613,3 +614,28 @@ def test_a_package_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_local_work_does_not_import_fsspec(plate: Path) -> None:
     script = f"import sys\nimport cellinfer\ncellinfer.inspect({str(plate)!r})\nsys.exit('fsspec' in sys.modules)\n"
     assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0
+
+
+def test_an_image_that_the_store_fails_to_give_once_is_asked_for_again(
+    memory: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from cellinfer.engine import _patience
+
+    monkeypatch.setattr(_patience, "PAUSES", (0.0, 0.0))
+    fetched, failed = storage._fetched, Counter[str]()
+
+    def shaky(url: str) -> bytes:
+        failed[url] += 1
+        if failed[url] == 1 and url.endswith("DNA.tif"):
+            raise OSError(errno.EIO, "503 Slow Down", url)
+        if "B02_s2" in url:
+            raise OSError(errno.EIO, "503 Slow Down", url)
+        return fetched(url)
+
+    monkeypatch.setattr(storage, "_fetched", shaky)
+    result = analyse(f"{memory}/plate", str(tmp_path / "out"))
+    assert list(result.failed) == ["plate_B02_s2_t1"]
+    monkeypatch.setattr(storage, "_fetched", fetched)
+    assert analyse(
+        f"{memory}/plate", str(tmp_path / "out")
+    ).complete  # such a failure is tried again without being told

@@ -16,9 +16,10 @@ import os
 import re
 import tempfile
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -27,6 +28,7 @@ from typing import Any, BinaryIO, NamedTuple, TypeVar
 from cellinfer.errors import InputError
 from cellinfer.plate import IMAGE_SUFFIXES
 
+_S = TypeVar("_S")
 _T = TypeVar("_T")
 _log = logging.getLogger(__name__)
 
@@ -35,7 +37,7 @@ PAUSES = (0.5, 2.0)
 _FINAL = (FileNotFoundError, PermissionError, FileExistsError, IsADirectoryError, NotADirectoryError)
 _RANGE = 128 << 10
 """Bytes fetched at least where a file is read in ranges."""
-_AT_ONCE = 16
+AT_ONCE = 16
 """Small files fetched at a time."""
 _LOCAL = ("file", "local")
 _PACKAGES = {
@@ -321,20 +323,6 @@ def find(url: str) -> dict[str, Version]:
     return _asked(url, listed)
 
 
-def names_in(url: str) -> list[str]:
-    """List the names of files and folders in a remote folder itself; none if there is no such folder.
-
-    Raises
-    ------
-    OSError
-        If the store does not answer.
-    """
-    with suppress(FileNotFoundError):
-        names = _asked(url, lambda store, path: store.ls(path, detail=False))
-        return [name.rstrip("/").rpartition("/")[2] for name in names]
-    return []
-
-
 _ahead: dict[str, bytes | OSError] = {}
 
 
@@ -368,11 +356,26 @@ def read_many(paths: list[str]) -> dict[str, bytes | OSError]:
     return _each(fetched, paths)
 
 
+def ahead(work: Callable[[_S], _T], items: Iterable[_S], count: int) -> Iterator[_T]:
+    """Yield what `work` returns for each item, in order; up to `count` items ahead are in work, none if it is 0."""
+    if not count:
+        yield from map(work, items)
+        return
+    with ThreadPoolExecutor(count) as pool:
+        waiting: deque[Future[_T]] = deque()
+        for item in items:
+            waiting.append(pool.submit(work, item))
+            if len(waiting) > count:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+
+
 def _each(work: Callable[[str], _T], urls: list[str]) -> dict[str, _T]:
     """Call `work` for each URL, many at a time: it is waiting, most of all."""
     if len(urls) < 2:
         return {url: work(url) for url in urls}
-    with ThreadPoolExecutor(min(_AT_ONCE, len(urls))) as pool:
+    with ThreadPoolExecutor(min(AT_ONCE, len(urls))) as pool:
         return dict(zip(urls, pool.map(work, urls), strict=True))
 
 

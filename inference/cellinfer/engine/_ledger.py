@@ -5,9 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -22,7 +22,7 @@ from cellinfer.journal import Entry, Journal, field_name, fingerprint
 from cellinfer.outputs.shards import Shard, read_shard, shard_of
 from cellinfer.pipeline import KEY_COLUMNS, Pipeline, empty_result, plate_diameter
 from cellinfer.plate import Field, Plate
-from cellinfer.storage import AnyPath, RemotePath, Version, find, join, remove
+from cellinfer.storage import AnyPath, RemotePath, Version, ahead, find, is_remote, join, remove
 
 _GLANCES = 8
 """Threads that look at files which may have changed: that is waiting, most of all."""
@@ -207,17 +207,11 @@ class Ledger:
 
     def _shards(self, entries: list[Entry]) -> Iterator[Shard]:
         """Read shards in order; a few ahead where that is waiting for a store."""
-        if isinstance(self.folder, Path):
-            yield from (read_shard(self.job.shard(entry.field), entry.digest) for entry in entries)
-            return
-        with ThreadPoolExecutor(_AHEAD) as pool:
-            waiting: deque[Future[Shard]] = deque()
-            for entry in entries:
-                waiting.append(pool.submit(read_shard, self.job.shard(entry.field), entry.digest))
-                if len(waiting) > _AHEAD:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
+
+        def read(entry: Entry) -> Shard:
+            return read_shard(self.job.shard(entry.field), entry.digest)
+
+        return ahead(read, entries, _AHEAD if is_remote(self.folder) else 0)
 
     def failures(self) -> dict[str, str]:
         """Field name -> reason, of this plate's fields that failed."""

@@ -12,7 +12,7 @@ from typing import NamedTuple
 from cellinfer.errors import ImageError, InputError
 from cellinfer.plate import IMAGE_SUFFIXES, natural_key
 from cellinfer.readers._positions import wells_of
-from cellinfer.storage import AnyPath, RemotePath, find, join, location, names_in
+from cellinfer.storage import AnyPath, RemotePath, find, join, location, versions
 from cellinfer.zarr_metadata import NODE_FILES, plate, series
 
 MAX_DEPTH = 8
@@ -84,7 +84,7 @@ def _scan_remote(root: RemotePath) -> Listing:
     """List a folder in a store by one call; the rules are those of local folders."""
     found = _Found([], [], [])
     try:
-        if NODE_FILES.intersection(names_in(root.url)):  # without a list of its chunks, which may be very many
+        if _is_store(root.url):  # without a list of its chunks, which may be very many
             _sort_store(str(root), "", found)
             return _listing(root, found)
         files = find(root.url)
@@ -108,6 +108,15 @@ def _scan_remote(root: RemotePath) -> Listing:
         level = [enter for folder in level for enter in _sort_entries(str(root), folder, below[folder].values(), found)]
     found.ignored.extend(level)
     return _listing(root, found)
+
+
+def _is_store(url: str) -> bool:
+    """Return whether a remote folder is a Zarr group or array."""
+    found = versions(join(url, name) for name in NODE_FILES).values()
+    for answer in found:
+        if isinstance(answer, OSError) and not isinstance(answer, FileNotFoundError):
+            raise answer
+    return not all(isinstance(answer, OSError) for answer in found)
 
 
 def _what_else(root: AnyPath, ignored: list[str]) -> str:

@@ -23,7 +23,7 @@ from cellinfer.readers._positions import wells_of
 from cellinfer.readers._protocol import Found, Plane, largest
 from cellinfer.readers._scan import Listing
 from cellinfer.readers.pattern import NameParts, NamePattern, name_parts, plate_names, recognise, unmatched_note
-from cellinfer.storage import open_text
+from cellinfer.storage import AT_ONCE, ahead, is_remote, open_text
 from cellinfer.wells import well_name
 
 _TIFF = (".tif", ".tiff")
@@ -100,9 +100,15 @@ class OmeTiffReader:
         collected = _Collector(listing, self._pattern)
         for path in _companions(listing):
             collected.add_companion(path)
-        for path in listing.images:
-            if path.lower().endswith(_TIFF) and path not in collected.used:
-                collected.add_file(path)
+        tiffs = [path for path in listing.images if path.lower().endswith(_TIFF)]
+        texts = ahead(
+            lambda path: "" if path in collected.used else description(listing.absolute(path)),
+            tiffs,
+            AT_ONCE if is_remote(listing.root) else 0,
+        )
+        for path, text in zip(tiffs, texts, strict=True):
+            if path not in collected.used:
+                collected.add_file(path, text)
         if not collected.planes:
             raise InputError(f"no OME-TIFF with planes in {listing.root}: choose another layout")
         unused = tuple(path for path in listing.images if path not in collected.used)
@@ -168,9 +174,9 @@ class _Collector:
     def __post_init__(self) -> None:
         self._listed = frozenset(self.listing.images)
 
-    def add_file(self, path: str) -> None:
+    def add_file(self, path: str, text: str) -> None:
         """Add all planes that the OME-XML in a file, or in the companion that it names, describes."""
-        root = _ome_root(description(self.listing.absolute(path)))
+        root = _ome_root(text)
         if root is None:
             return
         source = path
