@@ -178,6 +178,8 @@ def test_urls_are_remote_and_everything_else_is_not(tmp_path: Path) -> None:
     path = RemotePath("s3://bucket/plate/images")
     assert (path.name, path.parent.name, str(path / "x.tif")) == ("images", "plate", "s3://bucket/plate/images/x.tif")
     assert [str(above) for above in path.parents] == ["s3://bucket/plate", "s3://bucket"]
+    with pytest.raises(InputError, match="lacks a slash"):
+        read_plate(Path("s3://bucket/plate"))
     assert storage.join("s3://bucket/plate/", "../x/y.tif") == "s3://bucket/x/y.tif"
 
 
@@ -217,6 +219,7 @@ def as_on_the_disk(plate: Plate, root: str) -> list[Any]:
 def test_a_plate_is_the_same_as_on_the_disk(bucket: str, memory: str, plate: Path, requests: Counter[str]) -> None:
     local = read_plate(plate)
     for url in (f"{bucket}/plate", f"{memory}/plate/"):
+        store(url).pipe_file(f"{url.rstrip('/')}2/C05_s1_DNA.tif", b"of another plate")
         requests.clear()
         found = read_plate(url)
         assert as_on_the_disk(found, url.rstrip("/")) == as_on_the_disk(local, str(plate))
@@ -266,7 +269,7 @@ def test_a_zarr_plate(server: str, tmp_path: Path, requests: Counter[str], versi
     from tests.test_reader_ome_zarr import array, write_plate
 
     folder = tmp_path / "p.ome.zarr"
-    write_plate(folder, version, wells=("A/1", "B/2", "C/3"))
+    write_plate(folder, version, wells=("A/1", "B/2"))
     if version == "0.5":  # many chunks to a file
         data = np.random.default_rng(5).integers(0, 999, (2, 3, 8, 9)).astype(np.uint16)
         array(folder / "A/1/0/0", data, chunks=(1, 1, 4, 5), shards=(1, 3, 8, 10))
@@ -286,7 +289,7 @@ def test_a_zarr_plate(server: str, tmp_path: Path, requests: Counter[str], versi
     with pytest.raises(ImageError, match="lacks 1 of the 1 chunks"):
         read_plane(ref)
     assert fingerprint(found.fields[-1], "c") != before
-    assert len(read_plate(url).fields) == 6  # from the folder above
+    assert len(read_plate(url).fields) == 4  # from the folder above
 
 
 def test_stacks_and_indexes_of_instruments(memory: str, tmp_path: Path) -> None:
@@ -358,6 +361,7 @@ def test_one_end_may_be_local(memory: str, plate: Path, tmp_path: Path, expected
     assert contents(out if way == "to" else Path(out)) == expected
 
 
+@pytest.mark.filterwarnings("ignore")  # dask's own, on whatever ports and disks it finds
 def test_worker_processes_and_a_cluster(bucket: str, expected: dict[str, bytes]) -> None:
     distributed = pytest.importorskip("distributed")
     assert analyse(f"{bucket}/plate", f"{bucket}/processes", workers=2).complete
@@ -619,8 +623,9 @@ def test_local_work_does_not_import_fsspec(plate: Path) -> None:
 def test_an_image_that_the_store_fails_to_give_once_is_asked_for_again(
     memory: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from cellinfer.engine import _patience
+    from cellinfer.engine import _dispatch, _patience
 
+    monkeypatch.setattr(_dispatch, "SETTLE", 0.1)
     monkeypatch.setattr(_patience, "PAUSES", (0.0, 0.0))
     fetched, failed = storage._fetched, Counter[str]()
 

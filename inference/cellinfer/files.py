@@ -226,12 +226,10 @@ def _owned_in_store(folder: RemotePath) -> Iterator[None]:
         before = _content(lock)
         if before is not None and _is_alive(_parse_owner(before), folder):
             raise _in_use(folder, _parse_owner(before))
-        try:
+        with suppress(FileExistsError):  # or it is ours, and the client asked again after an answer that was lost
             write(lock, content, new=before is None)
-        except FileExistsError:
-            raise _in_use(folder, _parse_owner(_content(lock) or b"")) from None
         found = _content(lock)
-        if found != content:  # two took it at once, in a store that cannot tell; the later one has it
+        if found != content:  # somebody was faster; of two at once, in a store that cannot tell, the later one has it
             raise _in_use(folder, _parse_owner(found or b""))
     _locked.add(folder.url)
     try:

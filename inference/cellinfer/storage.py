@@ -135,9 +135,11 @@ def location(path: object) -> AnyPath:
     Raises
     ------
     InputError
-        If a URL holds a password or key.
+        If a URL holds a password or key, or is one no more.
     """
     text = str(path)
+    if re.match(r"(s3a?|gcs?|gs|az|abfss?|https?|sftp|memory):[/\\](?!/)", text):
+        raise InputError(f"{text} lacks a slash: give a URL as text, since pathlib.Path makes one slash of two.")
     protocol, mark, rest = text.partition("://")
     if not mark:
         return Path(path if isinstance(path, Path) else text)
@@ -312,12 +314,12 @@ def find(url: str) -> dict[str, Version]:
     """
 
     def listed(store: Any, path: str) -> dict[str, Version]:
-        start = path.rstrip("/") + "/"
+        path = path.rstrip("/")
         found = store.find(path, detail=True)
         return {
-            name[len(start) :] if name.startswith(start) else "": _version(info)
+            name[len(path) + 1 :]: _version(info)
             for name, info in found.items()
-            if not name.endswith("/")  # an empty object that stands for a folder
+            if name == path or (name.startswith(path + "/") and not name.endswith("/"))  # that stands for a folder
         }
 
     return _asked(url, listed)
