@@ -304,10 +304,10 @@ def test_failures_that_may_pass_are_tried_again(plate: Path, tmp_path: Path, mon
 
     real = pipeline.read_channel
 
-    def read_or_lose(field: Any, channel: str) -> Any:
+    def read_or_lose(field: Any, channel: str, **options: Any) -> Any:
         if field.key.well == "A03":
             raise ImageError("the share is away") from OSError("gone")
-        return real(field, channel)
+        return real(field, channel, **options)
 
     with monkeypatch.context() as patched:
         patched.setattr(pipeline, "read_channel", read_or_lose)
@@ -403,6 +403,39 @@ def test_results_are_exported_at_the_end(plate: Path, tmp_path: Path) -> None:
         plate, tmp_path / "out", settings=Settings(diameter=22, edge="keep"), channels=read_with["channels"]
     )
     assert any("export/ holds the earlier tables" in note for note in again.notes)
+
+
+def test_a_well_that_is_gone_takes_what_was_made_of_it_along(plate: Path, tmp_path: Path) -> None:
+    analyse(plate, tmp_path / "out")
+    (tmp_path / "out" / "assay").mkdir()
+    (tmp_path / "out" / "assay" / "assay.json").write_text("{}")
+    assert not any("assay" in note for note in analyse(plate, tmp_path / "out").notes)
+    assert (tmp_path / "out" / "assay").exists()
+    for path in plate.glob("A01_*"):
+        path.unlink()
+    again = analyse(plate, tmp_path / "out")
+    assert again.reused == 10
+    assert any("assay results of the earlier tables were removed" in note for note in again.notes)
+    assert not (tmp_path / "out" / "assay").exists()
+
+
+def test_a_result_that_cannot_be_written_for_lack_of_memory_is_one_field_s_failure(
+    plate: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from cellinfer.engine import _job
+
+    real, broken = _job.write_shard, []
+
+    def write_or_run_out(result: Any, path: Path) -> str:
+        if "A02_s1" in path.name and not broken:
+            broken.append(path)
+            raise MemoryError("Unable to allocate 1 GiB")
+        return real(result, path)
+
+    monkeypatch.setattr(_job, "write_shard", write_or_run_out)
+    result = analyse(plate, tmp_path / "out")
+    assert broken
+    assert result.complete  # tried again while no other field was in work
 
 
 def test_half_written_files_of_a_killed_run_are_cleared_away(plate: Path, tmp_path: Path) -> None:

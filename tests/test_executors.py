@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +20,9 @@ import psutil
 import pytest
 import tifffile
 from cellinfer.batching import Batcher
-from cellinfer.engine import RunResult, State, _dispatch, _patience, _plan, _threads, run
+from cellinfer.engine import RunResult, State, _dispatch, _ledger, _patience, _plan, _threads, run
 from cellinfer.engine._memory import BASE, Room, field_bytes, parse_memory, usable_memory
-from cellinfer.errors import EngineError, ImageError, InputError
+from cellinfer.errors import EngineError, ImageError, InputError, ModelError
 from cellinfer.pipeline import Pipeline, Settings
 from cellinfer.plate import Field, FieldKey, ImageRef, Plate
 from cellinfer.sessions import Session
@@ -92,6 +93,36 @@ def test_a_worker_process_that_dies_costs_nothing(
     assert analyse(plate, tmp_path / "out", workers=2, progress=kill).complete
     assert len(set(killed)) == 2
     assert contents(tmp_path / "out") == expected
+
+
+KILLER = """
+import os
+if "nanny" in " ".join(os.sys.orig_argv) or "spawn" in " ".join(os.sys.orig_argv):
+    from cellinfer.pipeline import Pipeline
+    analyse = Pipeline.analyse
+    def die_in_a02(self, field, *images):
+        if field.key.well == "A02" and field.key.site == 1:
+            os._exit(9)
+        return analyse(self, field, *images)
+    Pipeline.analyse = die_in_a02
+"""
+
+
+@pytest.mark.skipif(os.name == "nt", reason="PYTHONPATH separators")
+@pytest.mark.filterwarnings("ignore")
+def test_on_a_cluster_only_the_field_that_kills_is_quarantined(
+    plate: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dask, distributed = pytest.importorskip("dask"), pytest.importorskip("distributed")
+    (tmp_path / "sabotage").mkdir()
+    (tmp_path / "sabotage" / "sitecustomize.py").write_text(KILLER)
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path / 'sabotage'}:{os.environ.get('PYTHONPATH', '')}")
+    with (
+        dask.config.set({"distributed.scheduler.allowed-failures": 0}),
+        distributed.LocalCluster(n_workers=1, threads_per_worker=2, dashboard_address=None) as cluster,
+    ):
+        result = analyse(plate, tmp_path / "out", scheduler=cluster.scheduler_address)
+    assert list(result.failed) == ["plate_A02_s1_t1"]
 
 
 SABOTAGE = """
@@ -169,6 +200,29 @@ def test_a_cluster_that_is_not_there_is_said_so(plate: Path, tmp_path: Path) -> 
     pytest.importorskip("distributed")
     with pytest.raises(InputError, match="No dask cluster"):
         analyse(plate, tmp_path / "out", scheduler="nonsense://nowhere:1")
+    with pytest.raises(InputError, match="no scheduler file"):
+        analyse(plate, tmp_path / "out", scheduler=str(tmp_path / "scheduler.json"))
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_cluster_writes_where_the_user_is_whatever_its_own_folder(
+    plate: Path, tmp_path: Path, expected: dict[str, bytes], cluster: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    assert analyse(plate, Path("out"), scheduler=cluster.scheduler_address).complete
+    assert contents(tmp_path / "here" / "out") == expected
+
+
+def test_another_version_elsewhere_is_refused(plate: Path, tmp_path: Path, session: Session) -> None:
+    from cellinfer._version import __version__
+    from cellinfer.engine._job import Job, Worker
+
+    job = Job("nuclei", session.sha256, "cpu", "float32", SETTINGS, plate, tmp_path, None, "0.0.1", "")
+    with pytest.raises(ModelError, match=f"cellinfer is {__version__} here and 0.0.1"):
+        Worker.open(job, 1)
+    with pytest.raises(ModelError, match="another file"):
+        Worker.open(replace(job, version=__version__, sha256="0" * 64), 1)
 
 
 def test_a_file_still_being_written_is_waited_for(plate: Path, tmp_path: Path, expected: dict[str, bytes]) -> None:
@@ -254,6 +308,8 @@ def test_pixels_of_files_that_changed_while_they_were_read_are_not_trusted(
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes")
 def test_reading_that_never_ends_is_given_up(plate: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_threads, "STALL", 1.0)
+    monkeypatch.setattr(_threads, "STALL_PER_PLANE", 0.5)
+    monkeypatch.setattr(_ledger, "_LONGEST_LOOK", 0.5)
     os.mkfifo(tmp_path / "hangs")
 
     def field(number: int, path: Path) -> Field:
@@ -264,7 +320,7 @@ def test_reading_that_never_ends_is_given_up(plate: Path, tmp_path: Path, monkey
     made_up = Plate("plate", plate, "by hand", ("DNA",), fields, 96)
     result = analyse(made_up, tmp_path / "out", readers=1)
     assert set(result.failed) == {"plate_A01_s1_t1", "plate_A03_s1_t1"}
-    assert "did not end within 1 s" in result.failed["plate_A01_s1_t1"]
+    assert "did not end within 1.5 s" in result.failed["plate_A01_s1_t1"]
     assert result.cells > 0
     (tmp_path / "hangs").unlink()
     (tmp_path / "hangs").write_bytes((plate / "A01_s1_DNA.tif").read_bytes())
@@ -433,8 +489,6 @@ class ShortOfMemory:
 
 
 def test_a_network_short_of_memory_takes_smaller_tiles(session: Session, caplog: pytest.LogCaptureFixture) -> None:
-    from dataclasses import replace
-
     field = draw_cells(3, (700, 760))
     whole = Pipeline(session, Settings(diameter=22)).analyse({"DNA": field["DNA"]})
     short = ShortOfMemory(session._engine, 600 * 600)
@@ -473,6 +527,32 @@ def test_batches_give_every_thread_its_own_tiles() -> None:
     assert set(sizes) == {4}
 
 
+def test_a_batch_that_cannot_be_made_leaves_nobody_waiting() -> None:
+    def network(tiles: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        time.sleep(0.005)
+        if len(tiles) == 3:
+            raise MemoryError("no room for a batch of three")
+        return tiles[:1] if len(tiles) == 2 else tiles  # and an engine that loses one
+
+    batcher, ends = Batcher(network, 3), []
+
+    def work() -> None:
+        for _ in range(20):
+            try:
+                ends.append(batcher.run(np.zeros((1, 1, 8, 8), np.float32)).shape)
+            except (MemoryError, ValueError) as error:
+                ends.append(type(error))
+
+    threads = [threading.Thread(target=work, daemon=True) for _ in range(5)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    assert not any(thread.is_alive() for thread in threads)
+    assert len(ends) == 100
+    assert MemoryError in ends
+
+
 def test_an_error_reaches_the_thread_whose_tile_it_was() -> None:
     def network(tiles: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
         if tiles.shape[2] == 16:
@@ -499,6 +579,13 @@ def test_the_network_gives_the_same_for_a_tile_in_any_batch(session: Session) ->
 def test_a_plan_suits_the_machine(cores: int, fields: int, workers: int, analysts: int) -> None:
     plan = _plan.make_plan("cpu", fields, threads=cores, memory="64G")
     assert (plan.workers, plan.analysts, plan.batch, plan.network_threads) == (workers, analysts, 1, 1)
+
+
+@pytest.mark.parametrize(("memory", "need", "workers"), [("4G", 0, 5), ("1500M", 0, 1), ("8G", 1_500 * 2**20, 2)])
+def test_no_more_processes_are_taken_than_fit(memory: str, need: int, workers: int) -> None:
+    plan = _plan.make_plan("cpu", 10_000, threads=64, memory=memory, need=need)
+    assert plan.workers == workers
+    assert plan.memory >= need
 
 
 def test_a_gpu_gets_one_process_and_batches() -> None:

@@ -235,6 +235,38 @@ def test_a_second_interrupt_stops_at_once(tmp_path: Path, workers: int) -> None:
     assert "Traceback" not in errors
 
 
+@pytest.mark.skipif(os.name == "nt", reason="POSIX limits")
+def test_a_full_disk_under_several_processes_is_one_sentence(plate: Path, tmp_path: Path) -> None:
+    many = make_plate(tmp_path / "plate", 40, 160)
+    run_it = ("run", many, "--out", tmp_path / "out", "--diameter", "27", "--workers", "3", "--memory", "6G")
+    done = subprocess.run([sys.executable, "-c", LIMITED, "40000", *map(str, run_it)], capture_output=True, text=True)
+    assert done.returncode == 2, done.stderr
+    assert "File too large" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
+def test_one_interrupt_at_any_moment_ends_a_run(plate: Path, tmp_path: Path) -> None:
+    for number, delay in enumerate(np.linspace(0.0, 0.4, 6)):
+        out = tmp_path / f"out{number}"
+        command = [sys.executable, "-m", "cellinfer", "run", str(plate), "--out", str(out), "--diameter", "22"]
+        with subprocess.Popen(
+            command,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+        ) as process:
+            while not (out / "journal.jsonl").exists():
+                assert process.poll() is None
+                time.sleep(0.002)
+            time.sleep(delay)
+            process.send_signal(signal.SIGINT)
+            _, errors = process.communicate(timeout=30)
+        assert process.returncode in (0, 130), errors
+        assert "Traceback" not in errors
+
+
 def test_no_kernel_starts_threads_of_its_own() -> None:
     sources = list(Path(cellinfer_kernels.__file__).parent.rglob("*.py"))
     assert len(sources) > 20

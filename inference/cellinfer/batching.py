@@ -70,8 +70,8 @@ class Batcher:
                 self._changed.wait_for(lambda: all(place.done for place in places) or not self._busy)
                 if all(place.done for place in places):
                     break
-                self._busy = True
                 batch = self._take()
+                self._busy = True
             try:
                 self._do(batch)
             finally:
@@ -92,15 +92,13 @@ class Batcher:
         return batch
 
     def _do(self, batch: list[_Place]) -> None:
-        tiles = np.stack([place.tile for place in batch])
-        if self._fill and len(batch) < self.size:
-            empty = np.zeros((self.size - len(batch), *tiles.shape[1:]), tiles.dtype)
-            tiles = np.concatenate([tiles, empty])
         try:
-            outputs = self._network(tiles)
-        except BaseException as error:
+            tiles = np.stack([place.tile for place in batch])
+            if self._fill and len(batch) < self.size:
+                empty = np.zeros((self.size - len(batch), *tiles.shape[1:]), tiles.dtype)
+                tiles = np.concatenate([tiles, empty])
+            for place, output in zip(batch, self._network(tiles)[: len(batch)], strict=True):
+                place.output = output
+        except BaseException as error:  # nobody may wait for a tile that nobody has
             for place in batch:
                 place.error = error
-            return
-        for place, output in zip(batch, outputs, strict=False):
-            place.output = output

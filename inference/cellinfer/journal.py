@@ -12,7 +12,7 @@ import os
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -85,7 +85,8 @@ class Journal:
             if kind == "run":
                 self.header = content
             else:
-                entry = Entry(**content)
+                known = {field.name for field in fields(Entry)}  # a later version may note more
+                entry = Entry(**{key: value for key, value in content.items() if key in known})
                 self.entries[entry.field] = entry
 
     def __enter__(self) -> Journal:

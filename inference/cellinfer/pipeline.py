@@ -10,11 +10,12 @@ import math
 import re
 import time
 from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor, wait
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, fields, replace
 from numbers import Real
 from pathlib import Path
+from queue import Empty, SimpleQueue
+from threading import Thread
 from typing import Any
 
 import numpy as np
@@ -348,21 +349,34 @@ def plate_diameter(pipeline: Pipeline, fields: list[Field], at_most: int = 6) ->
         None if no field looked at shows a nucleus.
     """
     picks = np.unique(np.linspace(0, len(fields) - 1, min(at_most, len(fields))).round().astype(int))
-    pool = ThreadPoolExecutor(max(1, min(available_cores(), len(picks))))
-    asked = [pool.submit(_field_diameter, pipeline, fields[index]) for index in picks]
-    done, _ = wait(asked, timeout=_PATIENCE)
-    pool.shutdown(wait=False, cancel_futures=True)
-    found = [diameter for future in asked if future in done and (diameter := future.result()) is not None]
-    return round(float(np.median(found)), 2) if found else None
+    waiting: SimpleQueue[Field] = SimpleQueue()
+    found: SimpleQueue[float | None] = SimpleQueue()
+    for index in picks:
+        waiting.put(fields[index])
+
+    def work() -> None:
+        with suppress(Empty):
+            while True:
+                found.put(_field_diameter(pipeline, waiting.get_nowait()))
+
+    for _ in range(min(available_cores(), len(picks))):
+        Thread(target=work, daemon=True).start()  # not kept alive by a read that never returns
+    diameters: list[float | None] = []
+    end = time.monotonic() + _PATIENCE
+    with suppress(Empty):
+        diameters.extend(found.get(timeout=max(0.0, end - time.monotonic())) for _ in picks)
+    seen = [diameter for diameter in diameters if diameter is not None]
+    return round(float(np.median(seen)), 2) if seen else None
 
 
 def _field_diameter(pipeline: Pipeline, field: Field) -> float | None:
+    """Return the median diameter in one field; None if it shows no nucleus, or cannot be looked at."""
     assert pipeline.settings.nuclei is not None
     try:
         image = read_channel(field, pipeline.settings.nuclei, z=pipeline.settings.z)
-    except InputError:
+        return estimate_diameter(image, pipeline.session, invert=pipeline.settings.invert)
+    except Exception:  # the field will say why when it is analysed
         return None
-    return estimate_diameter(image, pipeline.session, invert=pipeline.settings.invert)
 
 
 def read_images(field: Field, z: ZChoice = "max") -> dict[str, NDArray[Any]]:

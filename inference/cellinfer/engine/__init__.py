@@ -184,10 +184,18 @@ def run(
         ledger.notes += notes
         todo = ledger.todo()
         plan = make_plan(
-            session.device, len(todo), workers=workers, threads=threads, readers=readers, batch=batch, memory=memory
+            session.device,
+            len(todo),
+            need=ledger.need(todo),
+            workers=workers,
+            threads=threads,
+            readers=readers,
+            batch=batch,
+            memory=memory,
         )
-        if todo:
+        if todo or not ledger.settled():
             ledger.begin()
+        if todo:
             Dispatcher(_executor(ledger, plan, scheduler), ledger.job.configuration, ledger.note).run(todo)
         ledger.tidy()
         report(replace(ledger.state, message="writing tables"))
@@ -208,7 +216,9 @@ def run(
             seconds=seconds,
             overview=folder / overview.name,
         )
-        write_run_info(here, plate, ledger.pipeline, result, ledger.stage_seconds(), plan, scheduler, read_with)
+        write_run_info(
+            here, plate, ledger.pipeline, result, ledger.stage_seconds(), plan, scheduler, read_with, ledger.digest()
+        )
         if formats:
             export(here, formats, plate=plate, progress=lambda done, total: report(_exporting(done, total)))
     return result

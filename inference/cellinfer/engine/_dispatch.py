@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import logging
+import signal
+import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 from cellinfer.engine._job import Outcome, stamps
@@ -21,6 +24,29 @@ _TRIES = 8
 _KILLS = 3
 """Worker processes that one field may end."""
 Note = Callable[[Outcome], None]
+
+
+@contextmanager
+def _interrupts() -> Iterator[threading.Event]:
+    """Note the first Ctrl-C instead of breaking off wherever the main thread happens to be; the second one does."""
+    interrupted = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield interrupted
+        return
+    before = signal.getsignal(signal.SIGINT)
+    if before is not signal.default_int_handler:  # somebody else's business
+        yield interrupted
+        return
+
+    def note(number: int, frame: object) -> None:
+        interrupted.set()
+        signal.signal(signal.SIGINT, before)
+
+    signal.signal(signal.SIGINT, note)
+    try:
+        yield interrupted
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 @dataclass
@@ -71,12 +97,15 @@ class Dispatcher:
         """
         waiting = iter(fields)
         try:
-            while self._feed(waiting):
-                what = self._executor.finished(timeout=0.5)
-                if isinstance(what, Lost):
-                    self._lost(what)
-                elif what is not None:
-                    self._ended(what)
+            with _interrupts() as interrupted:
+                while self._feed(waiting):
+                    what = self._executor.finished(timeout=0.5)
+                    if isinstance(what, Lost):
+                        self._lost(what)
+                    elif what is not None:
+                        self._ended(what)
+                    if interrupted.is_set():
+                        raise KeyboardInterrupt
         except BaseException:
             for outcome in self._executor.stop():
                 self._note(outcome)
@@ -105,8 +134,8 @@ class Dispatcher:
             return False
         time.sleep(max(0.0, min(min(entry.due for entry in self._unready) - time.monotonic(), 0.5)))
         now = time.monotonic()
-        due = [entry for entry in self._unready if entry.due <= now]
-        self._unready = [entry for entry in self._unready if entry.due > now]
+        due = [entry for entry in self._unready if entry.due <= now][: self._executor.capacity]
+        self._unready = [entry for entry in self._unready if entry not in due]
         for entry in due:
             if stamps(entry.field) == entry.outcome.stamps:
                 self._note(entry.outcome)
@@ -136,7 +165,7 @@ class Dispatcher:
         for field in lost.fields:
             name = field_name(field)
             self._running.pop(name, None)
-            self._kills[name] += _KILLS if lost.final else 1
+            self._kills[name] += lost.kills
             if self._kills[name] < _KILLS:
                 _log.warning("a worker process ended with field %s in work: trying again", name)
                 self._alone.append(field)

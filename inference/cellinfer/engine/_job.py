@@ -19,6 +19,7 @@ from typing import Any, Literal
 
 from numpy.typing import NDArray
 
+from cellinfer._version import __version__
 from cellinfer.engine._memory import field_bytes
 from cellinfer.engine._patience import Patience
 from cellinfer.errors import CellinferError, DeviceError, EngineError, ImageError, ModelError, OutputError
@@ -57,6 +58,8 @@ class Job:
         The plate's folder and the result folder.
     pixel_size
         Micrometres per pixel, if known.
+    version
+        Of cellinfer: another one elsewhere would give other results.
     configuration
         Digest of everything but the pixels that decides a field's result.
     """
@@ -69,6 +72,7 @@ class Job:
     root: AnyPath
     folder: AnyPath
     pixel_size: float | None
+    version: str
     configuration: str
 
     def shard(self, name: str) -> AnyPath:
@@ -139,8 +143,13 @@ class Worker:
         Raises
         ------
         ModelError
-            If the model is not there, or is another one than the run began with.
+            If the model or cellinfer itself is not there in the version that the run began with.
         """
+        if job.version != __version__:
+            raise ModelError(
+                f"cellinfer is {__version__} here and {job.version} where the run began: install the same version on "
+                "every machine."
+            )
         session = open_session(job.model, job.device, threads, job.precision)
         if session.sha256 != job.sha256:
             raise ModelError(
@@ -151,9 +160,7 @@ class Worker:
 
     def need(self, field: Field) -> int:
         """Return how many bytes a field takes at its peak."""
-        session, settings = self.pipeline.session, self.job.settings
-        scale = network_scale(settings.diameter or session.card.diameter, session)
-        return field_bytes(field, enlarged=scale, views=settings.tta != "none")
+        return peak_bytes(field, self.pipeline)
 
     def do(self, field: Field) -> Outcome:
         """Read, analyse and write one field."""
@@ -187,6 +194,12 @@ class Worker:
 
     def write(self, loaded: Loaded) -> Outcome:
         """Put a field's results on disk, its tables last."""
+        try:
+            return self._written(loaded)
+        except Exception as error:
+            return self.failed(loaded.field, loaded.fingerprint, error)
+
+    def _written(self, loaded: Loaded) -> Outcome:
         started = time.perf_counter()
         result, name = loaded.result, field_name(loaded.field)
         assert result is not None
@@ -218,6 +231,13 @@ class Worker:
         if short:
             return Outcome(entry, again="alone")
         return Outcome(entry, again="settle" if isinstance(error, ImageError) else "", stamps=before)
+
+
+def peak_bytes(field: Field, pipeline: Pipeline) -> int:
+    """Return how many bytes a field takes at its peak."""
+    session, settings = pipeline.session, pipeline.settings
+    scale = network_scale(settings.diameter or session.card.diameter, session)
+    return field_bytes(field, enlarged=scale, views=settings.tta != "none")
 
 
 def stamps(field: Field) -> Stamps:

@@ -15,17 +15,20 @@ from pathlib import Path
 import cellinfer_models
 
 from cellinfer._version import __version__
-from cellinfer.engine._job import LABELS, Job, Outcome, digest
+from cellinfer.engine._job import LABELS, Job, Outcome, digest, peak_bytes
+from cellinfer.engine._patience import within
 from cellinfer.errors import OutputError
 from cellinfer.files import PARTIAL, output_errors
 from cellinfer.journal import Entry, Journal, field_name, fingerprint
 from cellinfer.outputs.shards import Shard, read_shard, shard_of
 from cellinfer.pipeline import KEY_COLUMNS, Pipeline, empty_result, plate_diameter
 from cellinfer.plate import Field, Plate
-from cellinfer.storage import AnyPath, RemotePath, Version, ahead, find, is_remote, join, remove
+from cellinfer.storage import AnyPath, RemotePath, Version, ahead, find, is_remote, join, open_file, remove
 
 _GLANCES = 8
 """Threads that look at files which may have changed: that is waiting, most of all."""
+_LONGEST_LOOK = 10.0
+"""Seconds that looking at the header of one field may take."""
 _AHEAD = 4
 """Fields whose tables are fetched from a store while those before are written."""
 
@@ -60,7 +63,7 @@ class Ledger:
         retry_failed: bool,
         report: Progress,
     ) -> None:
-        self.plate, self.folder, self.report = plate, folder, report
+        self.plate, self.folder, self.report = plate, _absolute(folder), report
         self.journal = journal
         self._written: set[str] = set()  # in a store: what the result folder holds
         self._images: dict[str, Version] = {}  # in a store: the plate's files
@@ -69,6 +72,7 @@ class Ledger:
         self.flagged: list[str] = []
         self.remarked: Counter[str] = Counter()
         self._retry_failed = retry_failed
+        self._device_before = self.journal.header.get("device")
         earlier = self.journal.header.get("plate", [plate.name])[0]
         if earlier != plate.name and not fresh:
             raise OutputError(
@@ -89,10 +93,11 @@ class Ledger:
             device="cpu" if session.device == "cpu" else "cuda",
             precision=session.choice.precision if bundled else "auto",
             settings=self.pipeline.settings,
-            root=self.plate.root,
+            root=_absolute(self.plate.root),
             folder=self.folder,
             pixel_size=self.plate.pixel_size,
-            configuration=_configuration(self.pipeline),
+            version=__version__,
+            configuration=_configuration(self.pipeline, self.plate),
         )
 
     def _settle_diameter(self, pipeline: Pipeline, fresh: bool) -> tuple[float, bool]:
@@ -100,10 +105,13 @@ class Ledger:
 
         An estimate holds for later runs of the same plate with the same settings; the lack of one does not.
         """
-        header = {"configuration": _configuration(pipeline), "plate": [self.plate.name, str(self.plate.root)]}
+        header = {
+            "configuration": _configuration(pipeline, self.plate),
+            "plate": [self.plate.name, str(self.plate.root)],
+        }
         known = self.journal.header
         if not fresh and known and known.get("configuration") != header["configuration"]:
-            self.notes.append("settings or model differ from the last run's: all fields were done again")
+            self.notes.append("settings or model differ from the last run's: all fields are done again")
         if not fresh and known.get("diameter") and all(known.get(key) == value for key, value in header.items()):
             return float(known["diameter"]), False
         diameter = pipeline.settings.diameter
@@ -111,7 +119,13 @@ class Ledger:
             self.report(replace(self.state, message="estimating the size of nuclei"))
             diameter = plate_diameter(pipeline, list(self.plate.fields))
         self.journal.begin(
-            header | {"diameter": diameter, "version": __version__, "model_sha256": pipeline.session.sha256}
+            header
+            | {
+                "diameter": diameter,
+                "version": __version__,
+                "model_sha256": pipeline.session.sha256,
+                "device": pipeline.session.device,
+            }
         )
         return (pipeline.session.card.diameter, True) if diameter is None else (diameter, False)
 
@@ -125,6 +139,12 @@ class Ledger:
                 done = list(pool.map(self._is_done, self.plate.fields))
             fields = [f for f, is_done in zip(self.plate.fields, done, strict=True) if not is_done]
         self.state.reused = self.state.done = self.state.total - len(fields)
+        now = self.pipeline.session.device
+        if self.state.reused and (before := self._device_before) not in (None, now):
+            self.notes.append(
+                f"{self.state.reused} fields were done on {before} before, the others are done on {now}: the last "
+                "digits of their numbers may differ; --fresh does all on one device"
+            )
         self.state.failed = len(set(self.failures()) - {field_name(f) for f in fields})
         self.report(self.state)
         return fields
@@ -138,6 +158,27 @@ class Ledger:
             root = self.plate.root.url
             with suppress(OSError):  # then each file is asked for
                 self._images = {join(root, name): version for name, version in find(root).items()}
+
+    def need(self, fields: list[Field]) -> int:
+        """Return how many bytes the first of some fields takes at its peak, 0 if that cannot be told."""
+        return within(_LONGEST_LOOK, lambda: peak_bytes(fields[0], self.pipeline), 0) if fields else 0
+
+    def settled(self) -> bool:
+        """Tell whether the tables there are hold these fields and no others, all as they are now."""
+        if not (self.folder / "run.json").exists():
+            return False
+        try:
+            with open_file(str(self.folder / "run.json")) as file:
+                info = json.load(file)
+            return bool(info["result"]["digest"] == self.digest())
+        except (OSError, ValueError, KeyError, TypeError):
+            return False
+
+    def digest(self) -> str:
+        """Return a digest of what the tables are made of."""
+        entries = [self.journal.entries.get(field_name(f)) for f in self.plate.fields]
+        content = [[e.field, e.fingerprint, e.status, e.reason, e.digest] for e in entries if e is not None]
+        return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
     def begin(self) -> None:
         """Until the tables are written anew, leave nothing that says that they are complete."""
@@ -170,7 +211,8 @@ class Ledger:
                 remove({self.folder / name for name in held} - kept)
             return
         written = (path for kind in LABELS for path in (self.folder / "labels" / kind).glob("*.ome.tiff"))
-        half_written = self.folder.rglob(f".*{PARTIAL}")  # by runs that were killed
+        own = (self.folder, self.folder / "fields", *(self.folder / "labels" / kind for kind in LABELS))
+        half_written = (path for each in own for path in each.glob(f".*{PARTIAL}"))  # by runs that were killed
         for path in {*(self.folder / "fields").glob("*.arrows"), *written, *half_written} - kept:
             path.unlink(missing_ok=True)
         for kind in LABELS:
@@ -248,7 +290,12 @@ class Ledger:
         return shard.is_file() and digest(shard) == entry.digest and all(path.is_file() for path in labels)
 
 
-def _configuration(pipeline: Pipeline) -> str:
+def _absolute(folder: AnyPath) -> AnyPath:
+    """Return a folder as other processes must call it, wherever they are."""
+    return folder.absolute() if isinstance(folder, Path) else folder
+
+
+def _configuration(pipeline: Pipeline, plate: Plate) -> str:
     """Return a digest of everything but the pixels that decides a field's result."""
-    content = [__version__, pipeline.session.sha256, asdict(pipeline.settings)]
+    content = [__version__, pipeline.session.sha256, asdict(pipeline.settings), plate.pixel_size]
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

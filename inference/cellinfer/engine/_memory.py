@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import threading
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -22,7 +23,7 @@ Measured on fields of 1, 4 and 17 megapixels with 2 and 5 channels (docs/engine.
 """
 _SHARE = 0.7
 _UNITS = {"": 1, "k": 2**10, "m": 2**20, "g": 2**30, "t": 2**40}
-_CGROUPS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
+_CGROUPS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
 
 
 def parse_memory(text: str | int) -> int:
@@ -43,10 +44,23 @@ def parse_memory(text: str | int) -> int:
 def usable_memory() -> int:
     """Return how many bytes a run takes without being told: most of what is free now, within the container's limit."""
     free = _free()
-    for path in _CGROUPS:
+    for path in _limits():
         with suppress(OSError, ValueError):  # "max", or no such file
-            free = min(free, int(Path(path).read_text(encoding="ascii")))
+            free = min(free, int(path.read_text(encoding="ascii")))
     return int(_SHARE * free)
+
+
+def _limits() -> Iterator[Path]:
+    """Return the files with the limits of the control groups that this process is in, as batch systems set them."""
+    yield from _CGROUPS
+    with suppress(OSError):
+        for line in Path("/proc/self/cgroup").read_text(encoding="utf-8").splitlines():
+            _, kinds, group = line.split(":", 2)
+            base, name = (_CGROUPS[0], "memory.max") if not kinds else (_CGROUPS[1], "memory.limit_in_bytes")
+            if not kinds or "memory" in kinds.split(","):
+                below = [part for part in group.split("/") if part]
+                for depth in range(1, len(below) + 1):
+                    yield base.parent.joinpath(*below[:depth], name)
 
 
 def _free() -> int:
@@ -111,8 +125,8 @@ class Room:
     def refusal(self, need: int) -> EngineError:
         """Return why a field is refused that would not even fit alone."""
         return EngineError(
-            f"the field needs about {gigabytes(need)} of memory and {gigabytes(self.size)} are allowed for fields: "
-            "allow more with --memory, on a machine that has it"
+            f"the field needs about {gigabytes(need)} of memory and a process may take {gigabytes(self.size)} for "
+            "fields: take fewer processes (--workers 1), or allow more with --memory, on a machine that has it"
         )
 
     def take(self, need: int) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import logging
+import queue
 import threading
 import time
 from collections.abc import Callable
@@ -17,6 +18,16 @@ PAUSES = (0.5, 1.0, 2.0, 4.0)
 """Seconds between tries."""
 _FINAL = {errno.ENOENT, errno.EACCES, errno.EPERM, errno.EISDIR, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP}
 _GIVEN_UP = 3
+
+
+def within(seconds: float, work: Callable[[], _T], otherwise: _T) -> _T:
+    """Return what `work` returns, or `otherwise` if that takes too long: storage may hang for ever."""
+    done: queue.SimpleQueue[_T] = queue.SimpleQueue()
+    threading.Thread(target=lambda: done.put(work()), daemon=True).start()
+    try:
+        return done.get(timeout=seconds)
+    except queue.Empty:
+        return otherwise
 
 
 class Patience:

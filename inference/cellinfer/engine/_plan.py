@@ -54,6 +54,7 @@ def make_plan(
     device: str,
     fields: int,
     *,
+    need: int = 0,
     workers: int = 0,
     threads: int = 0,
     readers: int = 0,
@@ -68,6 +69,8 @@ def make_plan(
         `"cpu"` or `"cuda"`.
     fields
         Fields to do.
+    need
+        Bytes that one of them takes at its peak.
     workers, threads, readers, batch
         Processes, cores that all of them use together, threads that read in each, tiles per call of the network; 0
         chooses.
@@ -84,7 +87,7 @@ def make_plan(
             raise InputError(f"The number of {name} must not be negative; it is {value}.")
     cores = threads or available_cores()
     size = usable_memory() if memory is None else parse_memory(memory)
-    most = max(1, size // (2 * BASE)) if memory is None else max(1, cores)
+    most = max(1, size // (BASE + max(BASE, 2 * need)))
     on_gpu = device != "cpu"
     if not workers:
         wanted = 1 if on_gpu else math.ceil(cores / _PER_PROCESS)

@@ -14,6 +14,7 @@ import struct
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import IO, Any
@@ -131,24 +132,22 @@ class Processes:
             raise message
         return None
 
-    def stop(self) -> list[Outcome]:
+    def stop(self) -> Iterator[Outcome]:
         """See `Executor`."""
         self._queued.clear()
         waiting = [child for child in self._children if child.fields]
         for child in self._children:
             self._send(child, Stop())
-        outcomes: list[Outcome] = []
         while any(child in self._children for child in waiting):
             try:
                 child, message = self._inbox.get(timeout=0.5)
             except queue.Empty:
                 continue
             if isinstance(message, Outcome):
-                outcomes.append(message)
-            elif isinstance(message, BaseException):
+                yield message
+            elif isinstance(message, EOFError) and child in self._children:
                 child.end()
                 self._children.remove(child)
-        return outcomes
 
     def close(self) -> None:
         """See `Executor`."""
@@ -160,7 +159,8 @@ class Processes:
     def _spawn(self) -> None:
         environment = os.environ | {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")}
         process = subprocess.Popen(
-            [sys.executable, "-m", "cellinfer.engine._child"],
+            # Without -P modules of the folder that the user happens to be in would come before Python's own.
+            [sys.executable, "-P", "-m", "cellinfer.engine._child"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             env=environment,
@@ -179,7 +179,7 @@ class Processes:
         try:
             while True:
                 self._inbox.put((child, receive(child.process.stdout)))
-        except (EOFError, OSError, pickle.UnpicklingError):
+        except Exception:  # the stream has ended, or what came over it makes no sense
             self._inbox.put((child, EOFError()))
 
     def _send(self, child: _Child, message: Any) -> None:
@@ -203,6 +203,8 @@ class Processes:
         self._children.remove(child)
         if not child.ready:
             self._stillborn += 1
+            if self._stillborn >= _STILLBORN and self._children:
+                return None  # the others go on
             if self._stillborn >= _STILLBORN:
                 raise EngineError(
                     f"Worker processes end before their first field (exit code {code}), most often for lack of memory: "

@@ -6,29 +6,31 @@ import dataclasses
 import queue
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
 from cellinfer.engine._job import Loaded, Outcome, Worker
 from cellinfer.engine._memory import Room
 from cellinfer.engine._plan import Plan
+from cellinfer.errors import CellinferError
 from cellinfer.journal import Entry, field_name
 from cellinfer.plate import Field
 
 STALL = 180.0
-"""Seconds after which reading one field is given up: a network share may hang for ever."""
+STALL_PER_PLANE = 10.0
+"""Seconds after which reading one field is given up, and more for each of its planes: a share may hang for ever."""
 
 
 @dataclass(frozen=True)
 class Lost:
     """Fields that were in work in a process that is no more; any of them may have ended it.
 
-    `final` if they ended as many processes as a field may.
+    `kills` is how many processes have ended so, in all likelihood, since the fields were submitted.
     """
 
     fields: tuple[Field, ...]
-    final: bool = False
+    kills: int = 1
 
 
 class Executor(Protocol):
@@ -50,8 +52,8 @@ class Executor(Protocol):
             If nothing can be done any more: results cannot be written, the model does not run.
         """
 
-    def stop(self) -> list[Outcome]:
-        """Drop the fields that wait, finish those in work, and return what became of these."""
+    def stop(self) -> Iterator[Outcome]:
+        """Drop the fields that wait, finish those in work, and give what became of these, one by one."""
 
     def close(self) -> None:
         """Let everything go without waiting."""
@@ -118,16 +120,16 @@ class Threads:
             raise what
         return what
 
-    def stop(self) -> list[Outcome]:
+    def stop(self) -> Iterator[Outcome]:
         """See `Executor`."""
         self._stopping.set()
-        outcomes = []
         while self._in_work:
-            outcome = self.finished(timeout=0.5)
+            try:
+                outcome = self.finished(timeout=0.5)
+            except CellinferError:
+                continue  # the error that stopped the run is the one to be told
             if isinstance(outcome, Outcome):
-                outcomes.append(outcome)
-        self.close()
-        return outcomes
+                yield outcome
 
     def close(self) -> None:
         """See `Executor`."""
@@ -141,13 +143,13 @@ class Threads:
         now = time.monotonic()
         for task in list(self._in_work.values()):
             with task.lock:
-                stalled = task.since and now - task.since > STALL
-                if not stalled:
+                planes = sum(map(len, task.field.images.values()))
+                if not task.since or now - task.since <= STALL + STALL_PER_PLANE * planes:
                     continue
                 task.dropped, task.since = True, 0.0
             self._room.give_back(task.need)
             self._start(self._reading)
-            reason = f"reading did not end within {STALL:g} s: is the storage there?"
+            reason = f"reading did not end within {STALL + STALL_PER_PLANE * planes:g} s: is the storage there?"
             entry = Entry(field_name(task.field), "", "failed", reason, "", {}, retryable=True)
             self._finished.put((task, Outcome(entry)))
 
@@ -156,11 +158,11 @@ class Threads:
             if self._stopping.is_set():
                 self._end(task, None)
                 continue
+            what: Loaded | Outcome | BaseException | None
             try:
                 what = self._read(task)
             except BaseException as error:
-                self._end(task, error)
-                continue
+                what = error
             if task.dropped:
                 return  # another thread has this one's place
             if isinstance(what, Loaded):
@@ -169,15 +171,19 @@ class Threads:
             else:
                 self._end(task, what)
 
-    def _read(self, task: _Task) -> Loaded | Outcome:
-        """Wait for room, then read; from when on, is noted."""
+    def _read(self, task: _Task) -> Loaded | Outcome | None:
+        """Wait for room, then read; from when on, is noted. None if it was given up meanwhile."""
         task.since = time.monotonic()
         need = self._worker.need(task.field)
-        task.since = 0.0
+        with task.lock:
+            task.since = 0.0
         if need > self._room.size:
             return self._worker.failed(task.field, "", self._room.refusal(need))
+        if task.dropped:
+            return None
         self._room.take(need)
-        task.need, task.since = need, time.monotonic()
+        with task.lock:
+            task.need, task.since = need, time.monotonic()
         what = self._worker.read(task.field)
         with task.lock:
             task.since = 0.0

@@ -31,10 +31,12 @@ def write_run_info(
     plan: Plan,
     scheduler: str | None,
     read_with: dict[str, Any] | None,
+    digest: str,
 ) -> None:
     """Write `run.json` into a result folder.
 
-    `read_with` are the options with which the plate was read from its folder, None if it was given as it is.
+    `read_with` are the options with which the plate was read from its folder, None if it was given as it is; `digest`
+    is that of what the tables are made of.
     """
     session = pipeline.session
     info = {
@@ -66,6 +68,7 @@ def write_run_info(
             "reused": result.reused,
             "failed": dict(result.failed),
             "notes": list(result.notes),
+            "digest": digest,
         },
         "seconds": {"wall": round(result.seconds, 3), "by_stage_summed_over_fields": stages},
         "versions": {"python": platform.python_version(), **package_versions()},

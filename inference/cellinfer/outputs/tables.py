@@ -30,8 +30,8 @@ NOT_MEASURED = ("Metadata_", "ImageNumber", "ObjectNumber")
 def write_tables(fields: Iterable[Shard], folder: Path, *, template: Shard, csv: bool = False) -> pd.DataFrame:
     """Write `Nuclei`, `Cells`, `Cytoplasm`, `Image` and `Well` tables from fields in plate order.
 
-    Fields are read once and never held together: memory is that of the largest well, and a few tens of megabytes for
-    each table.
+    Fields are read once and never held together: memory is that of the largest well, a few tens of megabytes for each
+    table, about 1 kB for each field and 8 bytes for each number of the well table.
 
     Parameters
     ----------
@@ -59,17 +59,17 @@ def write_tables(fields: Iterable[Shard], folder: Path, *, template: Shard, csv:
             name: open_files.enter_context(_writing(folder / f"{name}.parquet", block))
             for name, block in template.objects.items()
         }
-        images: list[dict[str, Any]] = []
-        wells = []
+        images, wells = [], _Wells(template)
         for well in _by_well(fields):
+            images.append(_image_table([field.image for field in well], template))
             for field in well:
-                images.append(field.image)
                 for name, block in field.objects.items():
                     writers[name].add(block)
-            wells += [well_profile(group, template) for group in _by_time(well)]
+            for group in _by_time(well):
+                wells.add(well_profile(group, template))
     with durable(folder / "Image.parquet") as partial:
-        pq.write_table(_image_table(images, template), partial)
-    profiles = _stacked(wells, well_profile([template], template))
+        pq.write_table(pa.concat_tables(images), partial)
+    profiles = wells.table()
     with durable(folder / "Well.parquet") as partial:
         pq.write_table(pa.Table.from_pandas(profiles, preserve_index=False), partial)
     if csv:
@@ -147,14 +147,29 @@ def most_telling_feature(folder: Path) -> tuple[str, float] | None:
     return best
 
 
-def _stacked(wells: list[dict[str, Any]], template: dict[str, Any]) -> pd.DataFrame:
-    """Put well rows below each other."""
-    columns: dict[str, Any] = {}
-    for name in template:
-        kind = np.int64 if name.startswith("Image_Count_") or name == "Metadata_Time" else np.float64
-        values = [well[name] for well in wells]
-        columns[name] = pd.Series(values, dtype="str") if name in _WELL_KEY[:2] else np.array(values, kind)
-    return pd.DataFrame(columns)
+class _Wells:
+    """The rows of the well table, as numbers."""
+
+    def __init__(self, template: Shard) -> None:
+        self._columns = list(well_profile([template], template))
+        self._texts: list[tuple[str, str]] = []
+        self._numbers: list[NDArray[np.float64]] = []
+
+    def add(self, row: dict[str, Any]) -> None:
+        plate, well = _WELL_KEY[:2]
+        self._texts.append((row[plate], row[well]))
+        self._numbers.append(np.array([row[name] for name in self._columns if name not in (plate, well)], np.float64))
+
+    def table(self) -> pd.DataFrame:
+        numbers = iter(np.stack(self._numbers, axis=1))
+        columns: dict[str, Any] = {}
+        for name in self._columns:
+            if name in _WELL_KEY[:2]:
+                columns[name] = pd.Series([text[_WELL_KEY.index(name)] for text in self._texts], dtype="str")
+            else:
+                whole = name.startswith("Image_Count_") or name == "Metadata_Time"
+                columns[name] = next(numbers).astype(np.int64 if whole else np.float64)
+        return pd.DataFrame(columns)
 
 
 def _median(values: np.ndarray[Any, Any]) -> float:
