@@ -59,9 +59,10 @@ def write_tables(fields: Iterable[Shard], folder: Path, *, template: Shard, csv:
             name: open_files.enter_context(_writing(folder / f"{name}.parquet", block))
             for name, block in template.objects.items()
         }
-        images, wells = [], _Wells(template)
+        schema = _image_schema(template)
+        images, wells = [schema.empty_table()], _Wells(template)
         for well in _by_well(fields):
-            images.append(_image_table([field.image for field in well], template))
+            images.append(_image_table([field.image for field in well], schema))
             for field in well:
                 for name, block in field.objects.items():
                     writers[name].add(block)
@@ -78,9 +79,13 @@ def write_tables(fields: Iterable[Shard], folder: Path, *, template: Shard, csv:
     return profiles
 
 
-def _image_table(images: list[dict[str, Any]], template: Shard) -> pa.Table:
-    """Return the fields' own rows below each other, in the columns of the template."""
-    schema = pa.Table.from_pandas(pd.DataFrame([template.image]), preserve_index=False).schema.remove_metadata()
+def _image_schema(template: Shard) -> pa.Schema:
+    """Return columns and types of the fields' own rows."""
+    return pa.Table.from_pandas(pd.DataFrame([template.image]), preserve_index=False).schema.remove_metadata()
+
+
+def _image_table(images: list[dict[str, Any]], schema: pa.Schema) -> pa.Table:
+    """Return the fields' own rows below each other."""
     columns = [pa.array([row.get(field.name) for row in images], field.type, from_pandas=True) for field in schema]
     return pa.table(columns, schema=schema)
 
@@ -88,25 +93,31 @@ def _image_table(images: list[dict[str, Any]], template: Shard) -> pa.Table:
 def well_profile(fields: list[Shard], template: Shard) -> dict[str, Any]:
     """Return the row of one well at one time: sums of counts, medians over cells of every feature.
 
-    Columns: the well's key, `Image_Count_Fields`, `Image_Count_FailedFields`, the sum of each `Image_Count_`, then
-    each feature's median under its own name.
+    Columns: the well's key, `Image_Count_Fields`, `Image_Count_FailedFields`, the sum of each `Image_Count_`, then each
+    feature's median under its own name.
     """
     rows = [field.image for field in fields]
     row: dict[str, Any] = {key: rows[0][key] for key in _WELL_KEY}
     row["Image_Count_Fields"] = len(rows)
-    row["Image_Count_FailedFields"] = sum(each["Image_Status"] != "ok" for each in rows)
+    row["Image_Count_FailedFields"] = sum(image["Image_Status"] != "ok" for image in rows)
     for column in template.image:
         if column.startswith("Image_Count_"):
-            row[column] = sum(int(each.get(column, 0)) for each in rows)
+            row[column] = sum(int(image.get(column, 0)) for image in rows)
     for name, block in template.objects.items():
-        blocks = [field.objects[name] for field in fields if name in field.objects]
-        values = np.concatenate([aligned(each, block.names) for each in blocks or [block]], axis=1)
-        found = dict(zip(block.names, medians(values).tolist(), strict=True))
-        others = pa.concat_tables([each.others for each in blocks or [block]], promote_options="permissive")
-        for column in block.columns:
-            if not column.startswith(NOT_MEASURED):
-                row[column] = found[column] if column in found else _median(others[column].to_numpy())
+        row |= _medians([field.objects[name] for field in fields if name in field.objects] or [block], block)
     return row
+
+
+def _medians(blocks: list[Block], template: Block) -> dict[str, float]:
+    """Return the median over all cells of every feature of one kind of object."""
+    values = np.concatenate([aligned(block, template.names) for block in blocks], axis=1)
+    found = dict(zip(template.names, medians(values).tolist(), strict=True))
+    others = pa.concat_tables([block.others for block in blocks], promote_options="permissive")
+    return {
+        column: found[column] if column in found else _median(others[column].to_numpy())
+        for column in template.columns
+        if not column.startswith(NOT_MEASURED)
+    }
 
 
 def aligned(block: Block, names: tuple[str, ...]) -> NDArray[np.float64]:
