@@ -101,6 +101,7 @@ def run(
 ) -> None:
     """Turn a plate of images into single-cell tables; run again, do only what is missing."""
     from cellinfer.cli._shared import announce_compilation, parse_channels
+    from cellinfer.engine import reuse_freed_memory
     from cellinfer.engine import run as run_plate
     from cellinfer.images import parse_z
     from cellinfer.measurement import parse_features
@@ -108,6 +109,7 @@ def run(
     from cellinfer.storage import beside, location
 
     announce_compilation()
+    reuse_freed_memory()
     families, options = parse_features(features)
     settings = Settings(
         nuclei=nuclei,

@@ -17,6 +17,7 @@ import pandas as pd
 from cellinfer.engine._dispatch import Dispatcher
 from cellinfer.engine._job import Worker
 from cellinfer.engine._ledger import Ledger, Progress, State
+from cellinfer.engine._memory import reuse_freed_memory
 from cellinfer.engine._plan import Plan, make_plan
 from cellinfer.engine._threads import Executor, Threads
 from cellinfer.errors import InputError, OutputError
@@ -33,7 +34,7 @@ from cellinfer.readers import read_plate
 from cellinfer.sessions import Device, Session, open_session, precisions
 from cellinfer.storage import AnyPath, RemotePath, is_of_this_process, location, resolved
 
-__all__ = ["Progress", "RunResult", "State", "run"]
+__all__ = ["Progress", "RunResult", "State", "reuse_freed_memory", "run"]
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ import threading
 from typing import IO
 
 from cellinfer.engine._job import Job, Outcome, Worker
+from cellinfer.engine._memory import reuse_freed_memory
 from cellinfer.engine._plan import Plan
 from cellinfer.engine._processes import Ready, Stop, receive, send
 from cellinfer.engine._threads import Threads
@@ -32,6 +33,7 @@ def main() -> None:
 
 
 def _work(inbox: IO[bytes], outbox: IO[bytes], job: Job, plan: Plan) -> None:
+    reuse_freed_memory()
     threads = Threads(Worker.open(job, plan.network_threads, plan.batch), plan)
     messages: queue.SimpleQueue[Field | Stop | EOFError] = queue.SimpleQueue()
 
