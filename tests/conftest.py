@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
+import psutil
 import pytest
 from cellinfer.sessions import Session, open_session
 from hypothesis import settings
@@ -30,6 +34,25 @@ def data_folder() -> Path:
 def session() -> Session:
     """The bundled nucleus model on the CPU."""
     return open_session("nuclei", "cpu", 1)
+
+
+@contextmanager
+def dask_cluster(workers: int, threads: int = 1) -> Iterator[Any]:
+    """Start dask workers, each a process; the test is skipped where dask is not installed."""
+    distributed = pytest.importorskip("distributed")
+    before = set(psutil.Process().children(recursive=True))
+    cluster = distributed.LocalCluster(n_workers=workers, threads_per_worker=threads, dashboard_address=None)
+    try:
+        yield cluster
+    finally:
+        try:
+            cluster.close(timeout=20)
+        except TimeoutError:  # a worker that was killed in a bad moment keeps its nanny waiting
+            for process in set(psutil.Process().children(recursive=True)) - before:
+                with suppress(psutil.Error):
+                    process.kill()
+            with suppress(TimeoutError):
+                cluster.close(timeout=20)
 
 
 def draw_cells(

@@ -29,7 +29,7 @@ from cellinfer.sessions import Session
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.conftest import draw_cells
+from tests.conftest import dask_cluster, draw_cells
 
 TABLES = ("Nuclei", "Cells", "Cytoplasm", "Image", "Well")
 SETTINGS = Settings(diameter=22)
@@ -113,13 +113,14 @@ if "nanny" in " ".join(os.sys.orig_argv) or "spawn" in " ".join(os.sys.orig_argv
 def test_on_a_cluster_only_the_field_that_kills_is_quarantined(
     plate: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    dask, distributed = pytest.importorskip("dask"), pytest.importorskip("distributed")
+    dask = pytest.importorskip("dask")
+    pytest.importorskip("distributed")
     (tmp_path / "sabotage").mkdir()
     (tmp_path / "sabotage" / "sitecustomize.py").write_text(KILLER)
     monkeypatch.setenv("PYTHONPATH", f"{tmp_path / 'sabotage'}:{os.environ.get('PYTHONPATH', '')}")
     with (
         dask.config.set({"distributed.scheduler.allowed-failures": 0}),
-        distributed.LocalCluster(n_workers=1, threads_per_worker=2, dashboard_address=None) as cluster,
+        dask_cluster(1, threads=2) as cluster,
     ):
         result = analyse(plate, tmp_path / "out", scheduler=cluster.scheduler_address)
     assert list(result.failed) == ["plate_A02_s1_t1"]
@@ -173,8 +174,7 @@ def test_worker_processes_end_with_the_run_that_started_them(plate: Path, tmp_pa
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Any]:
     """Two dask workers, each a process."""
-    distributed = pytest.importorskip("distributed")
-    with distributed.LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster:
+    with dask_cluster(2) as cluster:
         yield cluster
 
 

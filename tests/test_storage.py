@@ -36,7 +36,7 @@ from cellinfer.plate import ImageRef, Plate
 from cellinfer.readers import read_plate
 from cellinfer.storage import RemotePath, location
 
-from tests.conftest import draw_cells
+from tests.conftest import dask_cluster, draw_cells
 
 fsspec = pytest.importorskip("fsspec", reason="the extra `remote` is not installed")
 s3fs = pytest.importorskip("s3fs", reason="the extra `remote` is not installed")
@@ -363,10 +363,9 @@ def test_one_end_may_be_local(memory: str, plate: Path, tmp_path: Path, expected
 
 @pytest.mark.filterwarnings("ignore")  # dask's own, on whatever ports and disks it finds
 def test_worker_processes_and_a_cluster(bucket: str, expected: dict[str, bytes]) -> None:
-    distributed = pytest.importorskip("distributed")
     assert analyse(f"{bucket}/plate", f"{bucket}/processes", workers=2).complete
     assert contents(f"{bucket}/processes") == expected
-    with distributed.LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address=None) as cluster:
+    with dask_cluster(1) as cluster:
         assert analyse(f"{bucket}/plate", f"{bucket}/dask", scheduler=cluster.scheduler_address).complete
     assert contents(f"{bucket}/dask") == expected
 

@@ -216,7 +216,7 @@ class Images:
 
     def __init__(self, results: Results, plate: Plate) -> None:
         self._fields = {field_name(f): f for f in plate.fields}
-        self._z = results.info["configuration"]["z"]
+        self._z = results.info["configuration"].get("z", "max")  # runs before there was a choice
         for head in results.fields:
             found = self._fields.get(head.name)
             names = {} if found is None else {name: Path(refs[0].path).name for name, refs in found.images.items()}
