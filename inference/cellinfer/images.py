@@ -186,15 +186,14 @@ def sharpness(plane: Array) -> float:
         Squared intensity. Pairs with a pixel that is not finite are left out; 0 if there are no pairs.
     """
     total, pairs = 0.0, 0
-    for top in range(0, plane.shape[0], _BAND):  # in bands that stay in the processor's cache
-        band = plane[top : top + _BAND + 2].astype(np.float64)
-        with np.errstate(invalid="ignore"):  # infinity from infinity
-            along = (band[2:] - band[:-2], band[:_BAND, 2:] - band[:_BAND, :-2])
-        for differences in along:
-            if plane.dtype.kind == "f":
-                differences = differences[np.isfinite(differences)]
-            total += float(np.vdot(differences, differences))
-            pairs += differences.size
+    with np.errstate(invalid="ignore"):  # infinity from infinity
+        for top in range(0, plane.shape[0], _BAND):  # in bands that stay in the processor's cache
+            band = plane[top : top + _BAND + 2].astype(np.float64)
+            for differences in (band[2:] - band[:-2], band[:_BAND, 2:] - band[:_BAND, :-2]):
+                if plane.dtype.kind == "f":
+                    differences = differences[np.isfinite(differences)]
+                total += float(np.vdot(differences, differences))
+                pairs += differences.size
     return total / pairs if pairs else 0.0
 
 
