@@ -95,9 +95,9 @@ def test_a_worker_process_that_dies_costs_nothing(
     assert contents(tmp_path / "out") == expected
 
 
-KILLER = """
+SABOTAGE = """
 import os
-if "nanny" in " ".join(os.sys.orig_argv) or "spawn" in " ".join(os.sys.orig_argv):
+if any(word in " ".join(os.sys.orig_argv) for word in {processes}):
     from cellinfer.pipeline import Pipeline
     analyse = Pipeline.analyse
     def die_in_a02(self, field, *images):
@@ -106,6 +106,13 @@ if "nanny" in " ".join(os.sys.orig_argv) or "spawn" in " ".join(os.sys.orig_argv
         return analyse(self, field, *images)
     Pipeline.analyse = die_in_a02
 """
+
+
+def sabotage(folder: Path, monkeypatch: pytest.MonkeyPatch, *processes: str) -> None:
+    """Let processes with one of these words in their command die in the first field of A02."""
+    folder.mkdir()
+    (folder / "sitecustomize.py").write_text(SABOTAGE.format(processes=processes))
+    monkeypatch.setenv("PYTHONPATH", f"{folder}:{os.environ.get('PYTHONPATH', '')}")
 
 
 @pytest.mark.skipif(os.name == "nt", reason="PYTHONPATH separators")
@@ -115,9 +122,7 @@ def test_on_a_cluster_only_the_field_that_kills_is_quarantined(
 ) -> None:
     dask = pytest.importorskip("dask")
     pytest.importorskip("distributed")
-    (tmp_path / "sabotage").mkdir()
-    (tmp_path / "sabotage" / "sitecustomize.py").write_text(KILLER)
-    monkeypatch.setenv("PYTHONPATH", f"{tmp_path / 'sabotage'}:{os.environ.get('PYTHONPATH', '')}")
+    sabotage(tmp_path / "sabotage", monkeypatch, "nanny", "spawn")
     with (
         dask.config.set({"distributed.scheduler.allowed-failures": 0}),
         dask_cluster(1, threads=2) as cluster,
@@ -126,26 +131,11 @@ def test_on_a_cluster_only_the_field_that_kills_is_quarantined(
     assert list(result.failed) == ["plate_A02_s1_t1"]
 
 
-SABOTAGE = """
-import os
-if "_child" in " ".join(os.sys.orig_argv):
-    from cellinfer.pipeline import Pipeline
-    analyse = Pipeline.analyse
-    def die_in_a02(self, field, *images):
-        if field.key.well == "A02" and field.key.site == 1:
-            os._exit(9)
-        return analyse(self, field, *images)
-    Pipeline.analyse = die_in_a02
-"""
-
-
 @pytest.mark.skipif(os.name == "nt", reason="PYTHONPATH separators")
 def test_a_field_that_ends_three_processes_is_quarantined(
     plate: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "sabotage").mkdir()
-    (tmp_path / "sabotage" / "sitecustomize.py").write_text(SABOTAGE)
-    monkeypatch.setenv("PYTHONPATH", f"{tmp_path / 'sabotage'}:{os.environ.get('PYTHONPATH', '')}")
+    sabotage(tmp_path / "sabotage", monkeypatch, "_child")
     result = analyse(plate, tmp_path / "out", workers=2)
     assert list(result.failed) == ["plate_A02_s1_t1"]
     assert "3 worker processes ended" in result.failed["plate_A02_s1_t1"]

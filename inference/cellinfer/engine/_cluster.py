@@ -30,7 +30,7 @@ _LOOKS = 10
 
 def analyse_field(job: Job, field: Field) -> Outcome:
     """Do one field in a dask worker, one thread to a field."""
-    return worker_here(job, 1).do(field)
+    return worker_here(job).do(field)
 
 
 @contextmanager

@@ -158,10 +158,6 @@ class Worker:
             )
         return cls(job, Pipeline(session.shared(batch), job.settings))
 
-    def need(self, field: Field) -> int:
-        """Return how many bytes a field takes at its peak."""
-        return peak_bytes(field, self.pipeline)
-
     def do(self, field: Field) -> Outcome:
         """Read, analyse and write one field."""
         step: Loaded | Outcome = self.read(field)
@@ -264,6 +260,6 @@ def digest(path: Path) -> str:
 
 
 @lru_cache(maxsize=1)
-def worker_here(job: Job, threads: int) -> Worker:
-    """Return this process's worker for a job, opened once."""
-    return Worker.open(job, threads)
+def worker_here(job: Job) -> Worker:
+    """Return this process's worker for a job, opened once, with one thread for the network."""
+    return Worker.open(job, threads=1)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
-from cellinfer.engine._job import Loaded, Outcome, Worker
+from cellinfer.engine._job import Loaded, Outcome, Worker, peak_bytes
 from cellinfer.engine._memory import Room
 from cellinfer.engine._plan import Plan
 from cellinfer.errors import CellinferError
@@ -174,7 +174,7 @@ class Threads:
     def _read(self, task: _Task) -> Loaded | Outcome | None:
         """Wait for room, then read; from when on, is noted. None if it was given up meanwhile."""
         task.since = time.monotonic()
-        need = self._worker.need(task.field)
+        need = peak_bytes(task.field, self._worker.pipeline)
         with task.lock:
             task.since = 0.0
         if need > self._room.size:
