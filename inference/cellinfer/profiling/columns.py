@@ -1,16 +1,15 @@
 """Which columns of a table are features, and which say what a row is.
 
 Understood are the tables of cellinfer, CellProfiler, pycytominer and DeepProfiler. Columns that begin with `Metadata_`
-(or `Image_Metadata_`, as CellProfiler writes them into its image table) are metadata. Where a table has measurements of
-compartments (`Cells_`, `Nuclei_`, `Cytoplasm_`), these are its features; a table of other names, such as embeddings
-numbered by column, has every other column of numbers. Numbers and relatives of objects name them and are never features.
+(or `Image_Metadata_`, as CellProfiler writes them into its image table) are metadata. Where a table has measurements
+of compartments (`Cells_`, `Nuclei_`, `Cytoplasm_`), these are its features; a table of other names, such as embeddings
+numbered by column, has every other column of numbers. Numbers and relatives of objects are names, never features.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
-import numpy as np
 import pandas as pd
 
 from cellinfer.errors import InputError
@@ -63,14 +62,14 @@ def feature_columns(table: pd.DataFrame, features: Iterable[str] | None = None) 
         chosen = features_among({str(name): dtype for name, dtype in table.dtypes.items()})
     if not chosen:
         raise InputError(
-            "The table has no features: columns of measurements begin with Cells_, Nuclei_ or Cytoplasm_; in a table of "
-            "other names every column of numbers but Metadata_... and Image_... counts."
+            "The table has no features: columns of measurements begin with Cells_, Nuclei_ or Cytoplasm_; in a table "
+            "of other names every column of numbers but Metadata_... and Image_... counts."
         )
     return chosen
 
 
 def features_among(types: dict[str, object]) -> list[str]:
-    """Return the features among columns of which only name and NumPy dtype are known, in order; perhaps none."""
+    """Return the features among columns of which only name and pandas dtype are known, in order; perhaps none."""
     numbers = [
         name for name, dtype in types.items() if _is_number(dtype) and not is_metadata(name) and not names_objects(name)
     ]
@@ -79,4 +78,4 @@ def features_among(types: dict[str, object]) -> list[str]:
 
 
 def _is_number(dtype: object) -> bool:
-    return isinstance(dtype, np.dtype) and dtype.kind in "iuf"
+    return pd.api.types.is_numeric_dtype(dtype) and not pd.api.types.is_bool_dtype(dtype)  # type: ignore[arg-type]
