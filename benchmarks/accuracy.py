@@ -17,7 +17,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any
 
-import cellinfer_models
 import cv2
 import numpy as np
 import typer
@@ -25,7 +24,7 @@ from cellinfer.evaluation import ObjectAreas, PairScore, evaluate_pair, mean_sco
 from cellinfer.files import durable
 from cellinfer.images import read_labels
 from cellinfer.segmentation import segment_image
-from cellinfer.sessions import open_session
+from cellinfer.sessions import SEGMENTATION, bundled_names, open_session
 from cellinfer_kernels.matching import dsb_thresholds, score_thresholds
 from cellinfer_training.data import Sample
 from cellinfer_training.recipes import RECIPES, load, split
@@ -94,7 +93,7 @@ def set_of(sample: Sample) -> str:
 
 def bundled_methods(views: Sequence[str] = VIEWS, models: Sequence[str] = ()) -> Iterator[Method]:
     """Yield the bundled models with each kind of views, one session per model."""
-    for name in models or cellinfer_models.registry():
+    for name in models or bundled_names(SEGMENTATION):
         session = open_session(name)
         for kind in views:
 

@@ -8,20 +8,25 @@ inconsistent field is refused when the model is loaded, never guessed.
 from __future__ import annotations
 
 import json
-import math
 import reprlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
+from cellinfer.descriptions import Description
 from cellinfer.errors import InputError, ModelError
 from cellinfer.microscopy import ASPECTS, find_word
 
 METADATA_KEY = "cellinfer"
 Fit = Literal["good", "partly", "poor"]
+EMBEDDING = "embedding"
+"""Task of models that describe single cells; models of any other task find objects."""
 _PREPROCESSING = ["scale_range", "clip"]
 _LARGEST_MULTIPLE = 4096
 """Pixels; fields are continued by one multiple on every side."""
+_LARGEST_SIDE, _MOST_FEATURES = 4096, 65_536
+_RANGES = ((-1.0, 1.0), (0.0, 1.0))
+_EMBEDDING_FIELDS = {"side", "range", "box", "diameter", "features", "each_channel", "mask_neighbours"}
 
 
 @dataclass(frozen=True)
@@ -53,8 +58,8 @@ class Suited:
 
 
 @dataclass(frozen=True)
-class ModelCard:
-    """What the pipeline needs to know about a model, read from its description.
+class Card:
+    """What is known of every model.
 
     Parameters
     ----------
@@ -62,6 +67,29 @@ class ModelCard:
         As in the BioImage.IO description.
     channels
         Input channels in order, by meaning (for example `("DNA",)`).
+    description_file
+        The whole description, as it stands in the file.
+    """
+
+    name: str
+    version: str
+    description: str
+    license: str
+    channels: tuple[str, ...]
+    description_file: Mapping[str, Any] = field(repr=False)
+
+    @property
+    def golden(self) -> Mapping[str, Any]:
+        """Golden input and result, if the card has them."""
+        return dict(self.description_file["config"]["cellinfer"].get("golden", {}))
+
+
+@dataclass(frozen=True)
+class ModelCard(Card):
+    """What the pipeline needs to know about a model that finds objects, beside what every `Card` says.
+
+    Parameters
+    ----------
     percentiles
         Percentiles of a field that are scaled to 0 and 1.
     clip
@@ -87,15 +115,8 @@ class ModelCard:
         Keyword arguments of that decoder.
     suited
         For which images the model is meant; says nothing where the card does not.
-    description_file
-        The whole description, as it stands in the file.
     """
 
-    name: str
-    version: str
-    description: str
-    license: str
-    channels: tuple[str, ...]
     percentiles: tuple[float, float]
     clip: tuple[float, float]
     diameter: float
@@ -108,16 +129,43 @@ class ModelCard:
     decoder: str
     decoder_options: Mapping[str, float]
     suited: Suited = field(repr=False)
-    description_file: Mapping[str, Any] = field(repr=False)
 
-    @property
-    def golden(self) -> Mapping[str, Any]:
-        """Golden input and result, if the card has them."""
-        return dict(self.description_file["config"]["cellinfer"].get("golden", {}))
+
+@dataclass(frozen=True)
+class EmbeddingCard(Card):
+    """What the pipeline needs to know about a model that describes single cells, beside what every `Card` says.
+
+    Parameters
+    ----------
+    side
+        Height and width of the network's input, pixels.
+    value_range
+        What the darkest and the brightest pixel of a crop are scaled to: (-1, 1) or (0, 1).
+    box
+        Side of the square that is cut out around a nucleus, pixels.
+    diameter
+        Median nucleus diameter, pixels, at which the box was meant: elsewhere it is scaled with the nuclei. None takes
+        it as it is.
+    features
+        How many numbers the network gives for one crop.
+    each_channel
+        Whether every channel goes through the network alone. Then the card names one channel, whatever it shows;
+        otherwise the network sees the card's channels together, in their order.
+    mask_neighbours
+        Whether other cells are blotted out of a crop unless the user says otherwise.
+    """
+
+    side: int
+    value_range: tuple[float, float]
+    box: int
+    diameter: float | None
+    features: int
+    each_channel: bool
+    mask_neighbours: bool
 
 
 def parse_card(description: Mapping[str, Any], source: str) -> ModelCard:
-    """Check a model description and return its card.
+    """Check the description of a model that finds objects and return its card.
 
     Parameters
     ----------
@@ -131,17 +179,13 @@ def parse_card(description: Mapping[str, Any], source: str) -> ModelCard:
     ModelError
         If a field is missing or does not make sense; the message names the field.
     """
-    look = _Lookup(description, source)
+    look = Description(description, source)
     _check_preprocessing(look, source)
     scale, clip = (look.inside("inputs", 0, "preprocessing", step, "kwargs") for step in range(len(_PREPROCESSING)))
     inner = look.inside("config", "cellinfer")
     ours = inner.mapping()
     card = ModelCard(
-        name=str(look("name")),
-        version=str(look("version")),
-        description=str(look("description")),
-        license=str(look("license")),
-        channels=_channel_names(look, source, "inputs"),
+        **_common(look, source),
         percentiles=(float(scale.number("min_percentile")), float(scale.number("max_percentile"))),
         clip=(float(clip.number("min")), float(clip.number("max"))),
         diameter=float(inner.number("diameter")),
@@ -156,15 +200,97 @@ def parse_card(description: Mapping[str, Any], source: str) -> ModelCard:
             name: inner.number("decoder", "options", name) for name in inner.mapping("decoder", "options")
         },
         suited=_parse_suited(ours.get("suited", {}), source),
-        description_file=description,
     )
     _check(card, source)
-    if "golden" in ours:
-        inner.mapping("golden")
     return card
 
 
-def card_from_metadata(metadata: Mapping[str, str], source: str) -> ModelCard:
+def parse_embedding_card(description: Mapping[str, Any], source: str) -> EmbeddingCard:
+    """Check the description of a model that describes single cells and return its card; see `parse_card`."""
+    look = Description(description, source)
+    inner = look.inside("config", "cellinfer", EMBEDDING)
+    card = EmbeddingCard(
+        **_common(look, source),
+        side=inner.whole("side"),
+        value_range=_value_range(inner, source),
+        box=inner.whole("box"),
+        diameter=None if inner("diameter") is None else float(inner.number("diameter")),
+        features=inner.whole("features"),
+        each_channel=inner.truth("each_channel"),
+        mask_neighbours=inner.truth("mask_neighbours"),
+    )
+    if unknown := sorted(inner.mapping().keys() - _EMBEDDING_FIELDS):
+        raise ModelError(
+            f"The card of the model {source} has the field config.cellinfer.embedding.{unknown[0]}, which this version "
+            f"does not know: known are {', '.join(sorted(_EMBEDDING_FIELDS))}."
+        )
+    _check_scaling(look, card, source)
+    _check_embedding(card, source)
+    return card
+
+
+def _common(look: Description, source: str) -> dict[str, Any]:
+    """Return the fields that every card has."""
+    texts = {name: str(look(name)) for name in ("name", "version", "description", "license")}
+    channels = _channel_names(look, source, "inputs")
+    if "golden" in look.mapping("config", "cellinfer"):
+        look.mapping("config", "cellinfer", "golden")
+    return texts | {"channels": channels, "description_file": look.mapping()}
+
+
+def _value_range(inner: Description, source: str) -> tuple[float, float]:
+    found = tuple(float(inner.number("range", end)) for end in range(len(inner.items("range"))))
+    if found not in _RANGES:
+        raise ModelError(
+            f"The card of the model {source} gives config.cellinfer.embedding.range as {list(found)}: it must be "
+            "[-1, 1] or [0, 1]."
+        )
+    return found[0], found[1]
+
+
+def _check_scaling(look: Description, card: EmbeddingCard, source: str) -> None:
+    """Refuse a preprocessing that is not the one of `range`; crops are scaled by it alone, so none need be stated."""
+    path = ("inputs", 0, "preprocessing")
+    if "preprocessing" not in look.mapping("inputs", 0):
+        return
+    low, high = card.value_range
+    scale = {"id": "scale_range", "kwargs": {"min_percentile": 0, "max_percentile": 100}}
+    linear = {"id": "scale_linear", "kwargs": {"gain": high - low, "offset": low}}
+    allowed: list[list[Any]] = [[], [scale, linear] if card.value_range != (0, 1) else [scale]]
+    stated = [
+        {"id": look(*path, number, "id"), "kwargs": _without_axes(look.mapping(*path, number, "kwargs"))}
+        for number in range(len(look.items(*path)))
+    ]
+    if stated not in allowed:
+        raise ModelError(
+            f"The card of the model {source} asks for the preprocessing {reprlib.repr(stated)}, which is not what its "
+            f"range {list(card.value_range)} says: leave it out, or say {allowed[1]}."
+        )
+
+
+def _without_axes(kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in kwargs.items() if name != "axes"}
+
+
+def _check_embedding(card: EmbeddingCard, source: str) -> None:
+    problems = [
+        (not 8 <= card.side <= _LARGEST_SIDE, f"side {card.side} is not in 8..{_LARGEST_SIDE}"),
+        (not 2 <= card.box <= _LARGEST_SIDE, f"box {card.box} is not in 2..{_LARGEST_SIDE}"),
+        (card.diameter is not None and not card.diameter > 0, f"diameter {card.diameter} is not positive"),
+        (not 1 <= card.features <= _MOST_FEATURES, f"features {card.features} is not in 1..{_MOST_FEATURES}"),
+        (not card.channels, "no input channel"),
+        (
+            card.each_channel and len(card.channels) != 1,
+            f"each_channel says that channels go through the network alone, and it names {len(card.channels)} of them",
+        ),
+        (len(set(card.channels)) < len(card.channels), f"the channels {list(card.channels)} repeat one"),
+    ]
+    for wrong, why in problems:
+        if wrong:
+            raise ModelError(f"The card of the model {source} makes no sense: {why}.")
+
+
+def card_from_metadata(metadata: Mapping[str, str], source: str) -> ModelCard | EmbeddingCard:
     """Return the card stored in an ONNX file's metadata.
 
     Raises
@@ -183,7 +309,8 @@ def card_from_metadata(metadata: Mapping[str, str], source: str) -> ModelCard:
         raise ModelError(f"The card inside the model {source} is not valid JSON ({error}).") from error
     except RecursionError as error:
         raise ModelError(f"The card inside the model {source} is nested too deeply: write it anew.") from error
-    return parse_card(description, source)
+    task = Description(description, source).mapping("config", "cellinfer").get("task")
+    return parse_embedding_card(description, source) if task == EMBEDDING else parse_card(description, source)
 
 
 def _parse_suited(stated: Mapping[str, Any], source: str) -> Suited:
@@ -211,71 +338,7 @@ def _parse_suitability(answer: Mapping[str, Any]) -> Suitability:
     return Suitability(answer["fit"], str(answer["why"]))
 
 
-class _Lookup:
-    """Walks a nested description and names the field that is missing, or of the wrong kind, in its error."""
-
-    def __init__(self, root: Any, source: str, prefix: tuple[str | int, ...] = ()) -> None:
-        self._root, self._source, self._prefix = root, source, prefix
-
-    def __call__(self, *path: str | int) -> Any:
-        found: Any = self._root
-        for step in path:
-            try:
-                found = found[step]
-            except (KeyError, IndexError, TypeError):
-                raise ModelError(f"The card of the model {self._source} lacks the field {self._name(path)}.") from None
-        return found
-
-    def inside(self, *path: str | int) -> _Lookup:
-        """Return a lookup that begins at a field."""
-        return _Lookup(self(*path), self._source, (*self._prefix, *path))
-
-    def mapping(self, *path: str | int) -> Mapping[str, Any]:
-        """Return a field that has named fields inside."""
-        found = self(*path)
-        if not isinstance(found, Mapping):
-            raise self._wrong(path, found, "a mapping of names")
-        return found
-
-    def items(self, *path: str | int) -> Sequence[Any]:
-        """Return a field that is a list; text is none."""
-        found = self(*path)
-        if not isinstance(found, list | tuple):
-            raise self._wrong(path, found, "a list, as in a BioImage.IO description 0.5")
-        return found
-
-    def number(self, *path: str | int) -> float:
-        """Return a finite number as it stands, whole or not."""
-        found = self(*path)
-        if isinstance(found, bool) or not isinstance(found, int | float) or not _is_finite(found):
-            raise self._wrong(path, found, "a finite number")
-        return found
-
-    def whole(self, *path: str | int) -> int:
-        """Return a whole number; none is rounded."""
-        found = self.number(*path)
-        if found != int(found):
-            raise self._wrong(path, found, "a whole number")
-        return int(found)
-
-    def _name(self, path: tuple[str | int, ...]) -> str:
-        return ".".join(map(str, (*self._prefix, *path)))
-
-    def _wrong(self, path: tuple[str | int, ...], found: Any, must: str) -> ModelError:
-        given = reprlib.repr(found)
-        return ModelError(
-            f"The card of the model {self._source} gives {self._name(path)} as {given}: it must be {must}."
-        )
-
-
-def _is_finite(value: float) -> bool:
-    try:
-        return math.isfinite(value)
-    except OverflowError:  # a whole number beyond what a float holds
-        return False
-
-
-def _check_preprocessing(look: _Lookup, source: str) -> None:
+def _check_preprocessing(look: Description, source: str) -> None:
     """Refuse other steps than ours: a network must see images as it was trained on them."""
     path = ("inputs", 0, "preprocessing")
     steps = [look(*path, number, "id") for number in range(len(look.items(*path)))]
@@ -286,7 +349,7 @@ def _check_preprocessing(look: _Lookup, source: str) -> None:
         )
 
 
-def _channel_names(look: _Lookup, source: str, tensors: str) -> tuple[str, ...]:
+def _channel_names(look: Description, source: str, tensors: str) -> tuple[str, ...]:
     """Return the channels of the first of the inputs or outputs."""
     path = (tensors, 0, "axes")
     for number in range(len(look.items(*path))):
@@ -295,7 +358,7 @@ def _channel_names(look: _Lookup, source: str, tensors: str) -> tuple[str, ...]:
     raise ModelError(f"The card of the model {source} names no channels: {tensors}.0.axes has no axis of that type.")
 
 
-def _output_names(look: _Lookup, source: str) -> tuple[str, ...]:
+def _output_names(look: Description, source: str) -> tuple[str, ...]:
     """Return the channels of the one output, or the names of several."""
     count = len(look.items("outputs"))
     if count > 1:

@@ -1,19 +1,26 @@
 """A made-up field that every installation can compute exactly, and what a model must find in it.
 
 Floating-point output differs in its last bits between processors, so a model's card keeps the number of objects and
-the foreground area instead of a digest of the output; the input is compared by digest.
+the foreground area, or a few features, instead of a digest of the output; the input is compared by digest.
 """
 
 from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cellinfer.segmentation import segment_image
-from cellinfer.sessions import Session
+from cellinfer.sessions import EmbeddingSession, Session
 
 FOREGROUND_TOLERANCE = 0.01
 """Share by which the foreground area may differ between processors."""
+FEATURE_TOLERANCE = 1e-3
+"""Share of the largest feature by which features may differ between processors."""
+_CROPS, _FEATURES = 4, 16
 
 
 def golden_image() -> NDArray[np.uint16]:
@@ -31,3 +38,64 @@ def golden_image() -> NDArray[np.uint16]:
 def golden_labels(session: Session) -> NDArray[np.int32]:
     """Return what a model finds in the golden image."""
     return segment_image(golden_image(), session, diameter=28.0).labels
+
+
+def golden_digest() -> str:
+    """Return the SHA-256 of the golden image."""
+    return hashlib.sha256(golden_image().tobytes()).hexdigest()
+
+
+def golden_result(session: Session | EmbeddingSession) -> dict[str, Any]:
+    """Return what a card keeps under `golden`.
+
+    Returns
+    -------
+    dict
+        `input_sha256`, and of a model that finds objects `objects` and `foreground` (pixels), of one that describes
+        cells `features`: of a few crops a few features, spread evenly.
+    """
+    if isinstance(session, EmbeddingSession):
+        features = session.run(golden_crops(session))
+        chosen = features[:, np.linspace(0, features.shape[1] - 1, _FEATURES).astype(int)].astype(float)
+        return {"input_sha256": golden_digest(), "features": [[float(f"{x:.6g}") for x in row] for row in chosen]}
+    labels = golden_labels(session)
+    objects, foreground = int(labels.max(initial=0)), int((labels > 0).sum())
+    return {"input_sha256": golden_digest(), "objects": objects, "foreground": foreground}
+
+
+def golden_crops(session: EmbeddingSession) -> NDArray[np.float32]:
+    """Return four windows of the golden image, continued by itself, as the network takes crops."""
+    card, image = session.card, golden_image()
+    low, high = card.value_range
+    crops = np.empty((_CROPS, len(card.channels), card.side, card.side), np.float32)
+    for crop in range(_CROPS):
+        for channel in range(len(card.channels)):
+            along = np.arange(card.side) + 40 * crop + 13 * channel
+            window = image.take(along, axis=0, mode="wrap").take(along, axis=1, mode="wrap").astype(np.float32)
+            crops[crop, channel] = low + (high - low) * (window - window.min()) / (window.max() - window.min())
+    return crops
+
+
+def golden_difference(found: Mapping[str, Any], golden: Mapping[str, Any]) -> str | None:
+    """Compare what a model gives on its golden input with what its card says.
+
+    Returns
+    -------
+    str or None
+        How they differ, in words; None if they agree.
+    """
+    if "features" in found:
+        now, then = np.array(found["features"]), np.array(golden.get("features", []), np.float64)
+        if now.shape != then.shape:
+            return f"gives features of shape {now.shape} on its golden input; its card has {then.shape}"
+        apart, most = float(np.abs(now - then).max()), float(np.abs(then).max())
+        if apart > FEATURE_TOLERANCE * most:
+            return f"gives features on its golden input that differ by up to {apart:.3g} from its card's"
+        return None
+    close = abs(found["foreground"] - golden["foreground"]) <= FOREGROUND_TOLERANCE * golden["foreground"]
+    if found["objects"] == golden["objects"] and close:
+        return None
+    return (
+        f"gives {found['objects']} objects covering {found['foreground']} pixels on its golden input; its card says "
+        f"{golden['objects']} covering {golden['foreground']}"
+    )

@@ -5,19 +5,18 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import cellinfer_models
 
-from cellinfer.cards import ModelCard
+from cellinfer.cards import EmbeddingCard, ModelCard
 from cellinfer.errors import ModelError
-from cellinfer.golden import FOREGROUND_TOLERANCE, golden_image, golden_labels
+from cellinfer.golden import golden_difference, golden_result
 from cellinfer.precision import Precision
 from cellinfer.recommend import Recommendation, Trial, draw_trials, rank, recommend
-from cellinfer.sessions import open_session
+from cellinfer.sessions import open_model
 
 __all__ = [
     "Listed",
@@ -36,7 +35,7 @@ __all__ = [
 class Listed:
     """One bundled model: its card, digest, file size in bytes, summary, and file sizes in other precisions."""
 
-    card: ModelCard
+    card: ModelCard | EmbeddingCard
     sha256: str
     size: int
     summary: str
@@ -47,15 +46,15 @@ def bundled() -> list[Listed]:
     """Return the bundled models in the order of the registry."""
     found = []
     for name, entry in cellinfer_models.registry().items():
-        session = open_session(name, "cpu", 1)
+        session = open_model(name, "cpu", 1)
         variants = {precision: variant.path.stat().st_size for precision, variant in entry.variants.items()}
         found.append(Listed(session.card, session.sha256, entry.path.stat().st_size, entry.summary, variants))
     return found
 
 
-def card(model: str | Path) -> ModelCard:
+def card(model: str | Path) -> ModelCard | EmbeddingCard:
     """Return the card inside a bundled model or an ONNX file."""
-    return open_session(model, "cpu", 1).card
+    return open_model(model, "cpu", 1).card
 
 
 def verify(model: str | Path, precision: Precision = "float32") -> str:
@@ -76,19 +75,15 @@ def verify(model: str | Path, precision: Precision = "float32") -> str:
     ModelError
         If anything differs from the card; says what.
     """
-    session = open_session(model, "cpu", precision=precision)
+    session = open_model(model, "cpu", precision=precision)
     what = f"{model} in {session.precision}"
     golden = session.card.golden
     if not golden:
         raise ModelError(f"The card of the model {what} has no golden result to verify against.")
-    if hashlib.sha256(golden_image().tobytes()).hexdigest() != golden["input_sha256"]:
+    found = golden_result(session)
+    if found["input_sha256"] != golden.get("input_sha256"):
         raise ModelError(f"The golden input of the model {what} is another one than this version makes.")
-    labels = golden_labels(session)
-    objects, foreground = int(labels.max(initial=0)), int((labels > 0).sum())
-    close = abs(foreground - golden["foreground"]) <= FOREGROUND_TOLERANCE * golden["foreground"]
-    if objects != golden["objects"] or not close:
-        raise ModelError(
-            f"The model {what} gives {objects} objects covering {foreground} pixels on its golden input; its card "
-            f"says {golden['objects']} covering {golden['foreground']}. Reinstall cellinfer or report this machine."
-        )
-    return f"{session.precision}, sha256 {session.sha256[:16]}…, {objects} golden objects as in its card"
+    if difference := golden_difference(found, golden):
+        raise ModelError(f"The model {what} {difference}. Reinstall cellinfer or report this machine.")
+    seen = f"{found['objects']} golden objects" if "objects" in found else f"{len(found['features'])} golden crops"
+    return f"{session.precision}, sha256 {session.sha256[:16]}…, {seen} as in its card"

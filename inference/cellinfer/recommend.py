@@ -14,7 +14,6 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-import cellinfer_models
 import numpy as np
 from cellinfer_kernels.components import boundaries
 from cellinfer_kernels.consensus import merge_instances
@@ -29,7 +28,7 @@ from cellinfer.files import durable
 from cellinfer.images import read_image
 from cellinfer.microscopy import FLUORESCENCE, MODALITIES, find_word
 from cellinfer.segmentation import estimate_diameter, segment_image
-from cellinfer.sessions import Device, Session, open_session
+from cellinfer.sessions import SEGMENTATION, Device, Session, bundled_names, open_session
 
 _SIDE = 1024
 _SHOWN = 384
@@ -222,7 +221,7 @@ def recommend(
         tuple(dict.fromkeys(find_word("challenge", word) for word in challenges)),
     )
     _check_sample(question)
-    names = [*cellinfer_models.registry(), *map(str, models)]
+    names = [*bundled_names(SEGMENTATION), *map(str, models)]
     candidates = [_judge(name, open_session(name, "cpu", 1).card, question) for name in names]
     trials: tuple[Trial, ...] = ()
     if image is not None:
@@ -248,7 +247,7 @@ def rank(
     image
         A file, or pixels as `cellinfer.segmentation.segment_image` takes them.
     models
-        Names or paths; None takes all bundled models.
+        Names or paths; None takes all bundled models that find objects.
     device
         Where they run.
 
@@ -261,7 +260,7 @@ def rank(
     if pixels.size == 0 or not (pixels.ndim == 2 or (pixels.ndim == 3 and pixels.shape[2] in (1, 3, 4))):
         raise InputError(f"A sample image has the shape (height, width) or (height, width, 3), not {pixels.shape}.")
     window = middle(pixels)
-    names = list(cellinfer_models.registry()) if models is None else [str(model) for model in models]
+    names = list(bundled_names(SEGMENTATION)) if models is None else [str(model) for model in models]
     trials = [_try(window, name, open_session(name, device)) for name in names]
     return sorted(trials, key=lambda t: (t.refused is not None, t.agreement is None, -(t.agreement or 0.0)))
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Generic, Literal, Self, TypeVar, get_args
 
 import cellinfer_models
 import numpy as np
@@ -16,7 +16,7 @@ from cellinfer_models import IntegrityError
 from numpy.typing import NDArray
 
 from cellinfer.batching import Batcher
-from cellinfer.cards import ModelCard, card_from_metadata
+from cellinfer.cards import EMBEDDING, Card, EmbeddingCard, ModelCard, card_from_metadata
 from cellinfer.decoders import check_options, find_decoder
 from cellinfer.errors import DeviceError, EngineError, ModelError
 from cellinfer.onnxfile import has_external_data
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     import onnxruntime
 
 Device = Literal["auto", "cpu", "cuda"]
+SEGMENTATION = "segmentation"
 _log = logging.getLogger(__name__)
 _NUMBERS = {"tensor(float)": np.float32, "tensor(int64)": np.int64}
 _AS_ASKED = Choice("float32", "asked for")
@@ -34,9 +35,12 @@ _TRIAL_SIDE = 256
 _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 
 
+_C = TypeVar("_C", bound=Card)
+
+
 @dataclass(frozen=True)
-class Session:
-    """A model ready to run.
+class OpenModel(Generic[_C]):
+    """What `Session` and `EmbeddingSession` have in common: a network on a device.
 
     Attributes
     ----------
@@ -52,7 +56,7 @@ class Session:
         Precision of the network, and why this one.
     """
 
-    card: ModelCard
+    card: _C
     sha256: str
     device: str
     threads: int
@@ -60,13 +64,13 @@ class Session:
     choice: Choice = _AS_ASKED
     _batcher: Batcher | None = None
 
-    def shared(self, batch: int) -> Session:
-        """Return the same session for several threads whose tiles go through the network together.
+    def shared(self, batch: int) -> Self:
+        """Return the same session for several threads whose tiles, or crops, go through the network together.
 
         Parameters
         ----------
         batch
-            Most tiles at a time; 1 leaves each thread to itself. On a GPU every batch is filled up to it.
+            Most of them at a time; 1 leaves each thread to itself. On a GPU every batch is filled up to it.
         """
         if batch <= 1:
             return replace(self, _batcher=None)
@@ -88,12 +92,13 @@ class Session:
         Parameters
         ----------
         batch
-            `(N, C, H, W)` float32, normalised; H and W multiples of the card's `multiple`.
+            `(N, C, H, W)` float32. Of a `Session` normalised, H and W multiples of the card's `multiple`; of an
+            `EmbeddingSession` crops scaled to the card's range, H and W its `side`.
 
         Returns
         -------
         ndarray
-            `(N, outputs, H, W)` float32.
+            `(N, outputs, H, W)` float32, of an `EmbeddingSession` `(N, features)`.
 
         Raises
         ------
@@ -123,6 +128,14 @@ class Session:
                 "damaged or too large for its precision; export it anew or take another model."
             )
         return fields
+
+    def _check(self, batch: NDArray[np.float32]) -> None:
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class Session(OpenModel[ModelCard]):
+    """A model that finds objects, ready to run; see `OpenModel` for its attributes."""
 
     def run_outputs(
         self, batch: NDArray[np.float32], settings: Mapping[str, float] | None = None
@@ -169,10 +182,23 @@ class Session:
             )
 
 
+@dataclass(frozen=True)
+class EmbeddingSession(OpenModel[EmbeddingCard]):
+    """A model that describes single cells, ready to run; see `OpenModel` for its attributes."""
+
+    def _check(self, batch: NDArray[np.float32]) -> None:
+        shape = (len(self.card.channels), self.card.side, self.card.side)
+        if batch.ndim != 4 or batch.shape[1:] != shape:
+            raise ModelError(
+                f"The model {self.card.name!r} takes crops of shape (N, {', '.join(map(str, shape))}); it was given an "
+                f"array of shape {batch.shape}."
+            )
+
+
 def open_session(
     model: str | Path = "nuclei", device: Device = "auto", threads: int = 0, precision: Precision = "float32"
 ) -> Session:
-    """Open a bundled model by name, or any ONNX file that carries a card.
+    """Open a model that finds objects: a bundled one by name, or any ONNX file that carries a card.
 
     Parameters
     ----------
@@ -191,11 +217,46 @@ def open_session(
     Raises
     ------
     ModelError
-        If the file is missing, altered, has no valid card, is not a network that the engine accepts, or the model
-        does not exist in that precision.
+        If the file is missing, altered, has no valid card, is not a network that the engine accepts, the model does
+        not exist in that precision, or it describes cells instead of finding objects.
     DeviceError
         If the device asked for is unknown or not there.
     """
+    session = open_model(model, device, threads, precision)
+    if not isinstance(session, Session):
+        raise ModelError(
+            f"The model {str(model)!r} describes cells and finds none: give it as --embed (in Python: embed=...), "
+            f"and as --model one that finds objects ({', '.join(bundled_names(SEGMENTATION))})."
+        )
+    return session
+
+
+def open_embedder(model: str | Path, device: Device = "auto", threads: int = 0) -> EmbeddingSession:
+    """Open a model that describes single cells; always in the precision that its file has.
+
+    Parameters
+    ----------
+    model, device, threads
+        See `open_session`.
+
+    Raises
+    ------
+    ModelError
+        As `open_session`; or if the model finds objects instead of describing them.
+    DeviceError
+        If the device asked for is unknown or not there.
+    """
+    session = open_model(model, device, threads)
+    if not isinstance(session, EmbeddingSession):
+        known = ", ".join(bundled_names(EMBEDDING)) or "an .onnx file whose card says the task embedding"
+        raise ModelError(f"The model {str(model)!r} finds objects and does not describe cells: embed with {known}.")
+    return session
+
+
+def open_model(
+    model: str | Path, device: Device = "auto", threads: int = 0, precision: Precision = "float32"
+) -> Session | EmbeddingSession:
+    """Open a model of either kind; for parameters and errors see `open_session`."""
     if precision not in get_args(Precision):
         raise ModelError(f"Unknown precision {precision!r}: choose {', '.join(get_args(Precision))}.")
     if device not in get_args(Device):
@@ -225,18 +286,28 @@ def precisions(model: str | Path) -> dict[Precision, str]:
     return found
 
 
-def _open(model: str | Path, device: Device, threads: int, choice: Choice) -> Session:
+def bundled_names(task: str) -> tuple[str, ...]:
+    """Return the names of the bundled models of a task, `"segmentation"` or `"embedding"`."""
+    return tuple(name for name, entry in cellinfer_models.registry().items() if entry.task == task)
+
+
+def _open(model: str | Path, device: Device, threads: int, choice: Choice) -> Session | EmbeddingSession:
     content, source = _read_model(model, choice.precision)
     engine, taken = _build(content, source, device, threads)
     card = card_from_metadata(engine.get_modelmeta().custom_metadata_map, source)
-    check_options(card.decoder, card.decoder_options)
-    _check_shapes(engine, card, source)
+    digest = cellinfer_models.digest(content)
     if choice.precision == "float32" and card.description_file["config"]["cellinfer"].get("precision") == "int8":
         choice = Choice("int8", "as the file is")
-    return Session(card, cellinfer_models.digest(content), taken, threads, engine, choice)
+    if isinstance(card, EmbeddingCard):
+        _check_embedding_shapes(engine, card, source)
+        return EmbeddingSession(card, digest, taken, threads, engine, choice)
+    assert isinstance(card, ModelCard)
+    check_options(card.decoder, card.decoder_options)
+    _check_shapes(engine, card, source)
+    return Session(card, digest, taken, threads, engine, choice)
 
 
-def _faster(model: str | Path, exact: Session, has_int8: bool) -> Session:
+def _faster(model: str | Path, exact: Session | EmbeddingSession, has_int8: bool) -> Session | EmbeddingSession:
     """Return the session in the precision that is faster on this processor."""
     if exact.precision == "int8":
         return exact
@@ -252,10 +323,14 @@ def _faster(model: str | Path, exact: Session, has_int8: bool) -> Session:
     return replace(quick if choice.precision == "int8" else exact, choice=choice)
 
 
-def _trial_tile(card: ModelCard) -> NDArray[np.float32]:
+def _trial_tile(card: Card) -> NDArray[np.float32]:
     """Return a small tile of bright disks of the size that the model looks for."""
-    side = -(-_TRIAL_SIDE // card.multiple) * card.multiple
-    along = (np.arange(side) % (1.5 * card.diameter)) / card.diameter - 0.75
+    if isinstance(card, EmbeddingCard):
+        side, diameter = card.side, card.side / 4
+    else:
+        assert isinstance(card, ModelCard)
+        side, diameter = -(-_TRIAL_SIDE // card.multiple) * card.multiple, card.diameter
+    along = (np.arange(side) % (1.5 * diameter)) / diameter - 0.75
     disks = np.clip(1 - 4 * (along[:, None] ** 2 + along**2), 0, 1).astype(np.float32)
     return np.tile(disks, (1, len(card.channels), 1, 1))
 
@@ -373,6 +448,25 @@ def _check_shapes(engine: Any, card: ModelCard, source: str) -> None:
                 f"The model {source} has {channels} {kind} channels, but its card names {len(names)}: {list(names)}."
             )
     _check_input(inputs[0], source)
+
+
+def _check_embedding_shapes(engine: Any, card: EmbeddingCard, source: str) -> None:
+    """Refuse a network that is not the one its card tells of."""
+    wanted = [
+        ("input", engine.get_inputs(), "crops", (len(card.channels), card.side, card.side)),
+        ("output", engine.get_outputs(), "features", (card.features,)),
+    ]
+    for kind, tensors, name, shape in wanted:
+        must = f"one {kind} {name!r} of 32-bit floats, shape (N, {', '.join(map(str, shape))}), N dynamic"
+        found = [f"{tensor.name!r} {tensor.type} {tensor.shape}" for tensor in tensors]
+        if (
+            len(tensors) != 1
+            or tensors[0].name != name
+            or tensors[0].type != "tensor(float)"
+            or tuple(tensors[0].shape[1:]) != shape
+            or isinstance(tensors[0].shape[0], int)
+        ):
+            raise ModelError(f"The model {source} must have {must}, by its card; it has {', '.join(found) or 'none'}.")
 
 
 def _check_input(tensor: Any, source: str) -> None:

@@ -37,6 +37,8 @@ class Entry:
         One line on what it is for.
     variants
         The same model in other precisions, by precision (`"int8"`).
+    task
+        `"segmentation"` or `"embedding"`; the former where the registry does not say.
     """
 
     name: str
@@ -44,6 +46,7 @@ class Entry:
     sha256: str
     summary: str
     variants: Mapping[str, Entry] = field(default_factory=dict)
+    task: str = "segmentation"
 
     @property
     def path(self) -> Path:
@@ -69,12 +72,12 @@ def registry() -> dict[str, Entry]:
 
 
 def _entry(name: str, values: Mapping[str, Any]) -> Entry:
-    summary = values["summary"]
+    summary, task = values["summary"], values.get("task", "segmentation")
     variants = {
-        precision: Entry(name, variant["file"], variant["sha256"], summary)
+        precision: Entry(name, variant["file"], variant["sha256"], summary, task=task)
         for precision, variant in values.get("variants", {}).items()
     }
-    return Entry(name, values["file"], values["sha256"], summary, variants)
+    return Entry(name, values["file"], values["sha256"], summary, variants, task)
 
 
 def digest(content: bytes) -> str:

@@ -11,6 +11,7 @@ from cellinfer.cli._shared import DeviceOption
 from cellinfer.microscopy import CHALLENGES, DIMENSIONS, MODALITIES, OBJECTS, SAMPLES
 
 if TYPE_CHECKING:
+    from cellinfer.cards import EmbeddingCard, ModelCard
     from cellinfer.models import Recommendation
 
 app = typer.Typer(help="The models that come with cellinfer.", no_args_is_help=True)
@@ -30,7 +31,7 @@ def list_models() -> None:
     for found in bundled():
         card = found.card
         sizes = [_megabytes(found.size), *(f"{name} {_megabytes(n)}" for name, n in found.variants.items())]
-        inputs = f"{', '.join(card.channels)} in, objects of {card.diameter:g} px, {card.decoder} decoder"
+        inputs = f"{', '.join(card.channels)} in, {_gives(card)}"
         table.add_row(card.name, found.summary)
         table.add_row("", f"[dim]{card.version}, {', '.join(sizes)}, {inputs}, {card.license}[/dim]")
     Console().print(table)
@@ -122,6 +123,15 @@ def recommend(
         _print(answer)
     if out is not None and image is not None:
         typer.echo(f"picture: {draw_trials(image, answer.trials, out)}", err=json_)
+
+
+def _gives(card: ModelCard | EmbeddingCard) -> str:
+    from cellinfer.cards import EmbeddingCard
+
+    if isinstance(card, EmbeddingCard):
+        each = " of each channel" if card.each_channel else ""
+        return f"crops of {card.box} px, {card.features} features{each} (for --embed)"
+    return f"objects of {card.diameter:g} px, {card.decoder} decoder"
 
 
 def _megabytes(size: int) -> str:
