@@ -346,13 +346,9 @@ def test_mechanisms_of_bbbc021(data_folder: Path) -> None:
     usable = scaled.loc[kept].replace([np.inf, -np.inf], np.nan).dropna(axis=1)
     names = list(usable)
     table = pd.concat([table.loc[kept].drop(columns=scaled.columns), usable], axis=1)
-    table["week"] = table["Image_Metadata_Plate"].str.split("_").str[0]
-    treatments = table.groupby(["compound", "concentration", "moa", "week"])[names].mean().reset_index()
-    treatments = (
-        treatments.groupby(["compound", "concentration", "moa"])
-        .agg({**dict.fromkeys(names, "mean"), "week": lambda weeks: "|".join(sorted(set(weeks)))})
-        .reset_index()
-    )
+    groups = table.groupby(["compound", "concentration", "moa"])
+    weeks = groups["Image_Metadata_Plate"].agg(lambda plates: "|".join(sorted({name.split("_")[0] for name in plates})))
+    treatments = pd.concat([weeks.rename("week"), groups[names].mean()], axis=1).reset_index()
     assert len(treatments) == 103
     alike = Similarities(treatments[names])
     nsc = nearest_neighbour_accuracy(alike, treatments, label="moa", compound="compound")
