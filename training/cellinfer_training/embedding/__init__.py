@@ -1,0 +1,1 @@
+"""Embeddings of single cells: the networks, weakly supervised learning of them, and their export."""

@@ -1,0 +1,260 @@
+"""Data sets of single-cell crops: one packed file that is mapped into memory, and one row of an index for each crop."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import cv2
+import numpy as np
+import pandas as pd
+from cellinfer import __version__
+from cellinfer.errors import InputError
+from cellinfer.files import durable, output_errors
+from cellinfer.profiling.columns import PLATE, SITE, WELL
+from numpy.typing import NDArray
+
+from cellinfer_training.simulate import CHANNELS, Experiment, paint
+
+TREATMENT, EXPERIMENT = "Metadata_Treatment", "Metadata_Experiment"
+_PIXELS, _INDEX, _ABOUT = "crops.u8", "index.parquet", "crops.json"
+_REQUIRED = (PLATE, WELL, SITE, TREATMENT)
+
+
+class Part(NamedTuple):
+    """Crops of one packed file, and which of their channels are used."""
+
+    crops: NDArray[np.uint8]
+    channels: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class CropSet:
+    """Crops and what they show.
+
+    Attributes
+    ----------
+    parts
+        Packed files one after another.
+    index
+        One row per crop: `Metadata_Plate`, `Metadata_Well`, `Metadata_Site`, `Metadata_Treatment` (the class) and what
+        else is known.
+    channels
+        By meaning.
+    side
+        Height and width of the crops, pixels.
+    box
+        Side of the square in the image that became a crop, pixels.
+    diameter
+        Nucleus diameter, pixels, at which that box was meant; None where it was not stated.
+    """
+
+    parts: tuple[Part, ...]
+    index: pd.DataFrame
+    channels: tuple[str, ...]
+    side: int
+    box: int
+    diameter: float | None
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def take(self, rows: NDArray[np.integer]) -> NDArray[np.uint8]:
+        """Return crops by row, (n, C, side, side) uint8."""
+        taken = np.empty((len(rows), len(self.channels), self.side, self.side), np.uint8)
+        first = 0
+        for part in self.parts:
+            here = np.flatnonzero((rows >= first) & (rows < first + len(part.crops)))
+            for place in here:
+                taken[place] = part.crops[int(rows[place]) - first][list(part.channels)]
+            first += len(part.crops)
+        return taken
+
+
+def scale(crops: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Return packed crops as a network takes them, -1 to 1."""
+    return crops.astype(np.float32) / np.float32(127.5) - np.float32(1)
+
+
+def pack(
+    folder: Path,
+    fields: Iterable[tuple[NDArray[Any], pd.DataFrame]],
+    channels: Sequence[str],
+    box: int,
+    diameter: float | None = None,
+    origin: str = "",
+) -> CropSet:
+    """Write a data set field by field; memory holds one field.
+
+    Each crop is stretched by itself, channel by channel, from its darkest to its brightest pixel onto 8 bits, as the
+    deployed model stretches onto its range; a channel without contrast becomes 0.
+
+    Parameters
+    ----------
+    folder
+        Gets `crops.u8`, `index.parquet` and `crops.json`.
+    fields
+        Of each field the crops (n, C, side, side) of any real type, and n rows of the index.
+    channels, box, diameter
+        See `CropSet`.
+    origin
+        Where the crops are from, in words.
+
+    Raises
+    ------
+    InputError
+        If there is no crop at all, or an index lacks a column.
+    OutputError
+        If the folder cannot be written.
+    """
+    rows: list[pd.DataFrame] = []
+    side = 0
+    with output_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    with durable(folder / _PIXELS) as partial, partial.open("wb") as file:
+        for crops, table in fields:
+            if missing := [name for name in _REQUIRED if name not in table.columns]:
+                raise InputError(f"The index of crops lacks the column {missing[0]}.")
+            if crops.shape[:2] != (len(table), len(channels)):
+                raise InputError(f"{crops.shape[:2]} crops and channels do not fit {len(table)} rows of {channels}.")
+            if len(crops):
+                side = crops.shape[-1]
+                file.write(stretched(crops).tobytes())
+                rows.append(table)
+    if not rows:
+        raise InputError(f"There is no cell to be cut out: {folder} would be empty.")
+    index = pd.concat(rows, ignore_index=True)
+    with durable(folder / _INDEX) as partial:
+        index.to_parquet(partial, index=False)
+    about = {
+        "channels": list(channels),
+        "side": side,
+        "box": box,
+        "diameter": diameter,
+        "crops": len(index),
+        "origin": origin,
+        "cellinfer": __version__,
+    }
+    with durable(folder / _ABOUT) as partial:
+        partial.write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
+    return open_crops(folder)
+
+
+def open_crops(folder: Path) -> CropSet:
+    """Open a data set that `pack` wrote; its pixels stay on the disk.
+
+    Raises
+    ------
+    InputError
+        If the folder holds none, or a damaged one.
+    """
+    try:
+        about = json.loads((folder / _ABOUT).read_text(encoding="utf-8"))
+        index = pd.read_parquet(folder / _INDEX)
+        shape = (int(about["crops"]), len(about["channels"]), int(about["side"]), int(about["side"]))
+        if len(index) != shape[0] or (folder / _PIXELS).stat().st_size != int(np.prod(shape)):
+            raise ValueError("sizes do not agree")
+        pixels = np.memmap(folder / _PIXELS, np.uint8, "r", shape=shape)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{folder} holds no whole set of crops ({error}): pack it anew.") from error
+    channels = tuple(about["channels"])
+    part = Part(pixels, tuple(range(len(channels))))
+    return CropSet((part,), index, channels, shape[-1], int(about["box"]), about["diameter"])
+
+
+def combine(sets: dict[str, CropSet], shared_classes: bool = False) -> CropSet:
+    """Join the crops of several experiments into one data set.
+
+    Parameters
+    ----------
+    sets
+        Name of each experiment -> its crops. Channels are matched by name: those that all experiments have are used,
+        in the order of the first.
+    shared_classes
+        Whether a treatment of one name is one class in all experiments; otherwise each experiment has its own classes,
+        `<experiment>/<treatment>`. Plates are `<experiment>/<plate>` either way.
+
+    Raises
+    ------
+    InputError
+        If the experiments share no channel, or their crops differ in size.
+    """
+    first = next(iter(sets.values()))
+    channels = tuple(name for name in first.channels if all(name in other.channels for other in sets.values()))
+    if not channels:
+        raise InputError(f"The experiments {', '.join(sets)} share no channel: name the same stain alike in all.")
+    if len({(found.side, found.box, found.diameter) for found in sets.values()}) > 1:
+        raise InputError(f"The crops of {', '.join(sets)} differ in size, box or nucleus diameter: pack them alike.")
+    parts, tables = [], []
+    for name, found in sets.items():
+        order = [found.channels.index(channel) for channel in channels]
+        parts += [Part(part.crops, tuple(part.channels[place] for place in order)) for part in found.parts]
+        table = found.index.assign(**{EXPERIMENT: name, PLATE: name + "/" + found.index[PLATE].astype(str)})
+        if not shared_classes:
+            table[TREATMENT] = name + "/" + table[TREATMENT].astype(str)
+        tables.append(table)
+    index = pd.concat(tables, ignore_index=True)
+    return CropSet(tuple(parts), index, channels, first.side, first.box, first.diameter)
+
+
+def pack_experiment(folder: Path, experiment: Experiment, box: int = 64) -> CropSet:
+    """Paint a simulated experiment and pack crops around its true nuclei."""
+
+    def fields() -> Iterable[tuple[NDArray[Any], pd.DataFrame]]:
+        for plate, content, site, field in paint(experiment):
+            cells, centres = centroids(field.nuclei)
+            table = pd.DataFrame(
+                {
+                    PLATE: plate,
+                    WELL: content.well,
+                    SITE: site,
+                    TREATMENT: content.compound.name,
+                    "Metadata_Mechanism": content.compound.mechanism,
+                    "ObjectNumber": cells,
+                }
+            )
+            yield cut(field.images, centres, box), table
+
+    return pack(folder, fields(), CHANNELS, box, 19.0, f"simulated, {experiment}")
+
+
+def centroids(labels: NDArray[np.integer]) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Return the ids of the objects of a label image, ascending, and their centroids (n, 2) as row and column."""
+    areas = np.bincount(labels.ravel())
+    ids = np.flatnonzero(areas[1:]) + 1
+    rows, columns = np.indices(labels.shape, dtype=np.float64)
+    sums = [np.bincount(labels.ravel(), place.ravel()) for place in (rows, columns)]
+    return ids, np.stack([total[ids] / areas[ids] for total in sums], axis=1)
+
+
+def cut(images: NDArray[Any], centres: NDArray[np.floating], box: int) -> NDArray[Any]:
+    """Return the squares around some places, (n, C, box, box); beyond the border the image is mirrored.
+
+    Parameters
+    ----------
+    images
+        (C, H, W).
+    centres
+        (n, 2) row and column, pixels.
+    box
+        Side of the squares, pixels.
+    """
+    rim = box // 2 + 1
+    padded = [cv2.copyMakeBorder(image, rim, rim + box, rim, rim + box, cv2.BORDER_REFLECT_101) for image in images]
+    crops = np.empty((len(centres), len(images), box, box), images.dtype)
+    for number, place in enumerate(centres):
+        top, left = (int(np.floor(coordinate + 0.5)) + rim - box // 2 for coordinate in place)
+        for channel, image in enumerate(padded):
+            crops[number, channel] = image[top : top + box, left : left + box]
+    return crops
+
+
+def stretched(crops: NDArray[Any]) -> NDArray[np.uint8]:
+    """Return crops stretched onto 0..255, each channel of each crop by itself; no contrast gives 0."""
+    low = crops.min((2, 3), keepdims=True).astype(np.float32)
+    high = crops.max((2, 3), keepdims=True).astype(np.float32)
+    width = np.where(high > low, high - low, 1)
+    return np.asarray(np.rint((crops.astype(np.float32) - low) * (255 / width)), dtype=np.uint8)
