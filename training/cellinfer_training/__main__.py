@@ -146,6 +146,21 @@ def quantise(
         typer.echo(f"released as {made.release(out, name)}")
 
 
+@app.command("embed-imagenet")
+@plainly()
+def embed_imagenet(
+    out: Annotated[Path, typer.Option("--out", "-o", help="The .onnx file to write.")],
+    release: Annotated[bool, typer.Option(help="Also put the model into cellinfer_models and its registry.")] = False,
+) -> None:
+    """Export the network that has only seen photographs: features of any channel without training."""
+    from cellinfer_training.embedding.export import IMAGENET_SUMMARY, export_imagenet
+    from cellinfer_training.train import release as put
+
+    typer.echo(f"model   {out}, torch and onnxruntime differ by {export_imagenet(out):.1e}")
+    if release:
+        typer.echo(f"released as {put(out, IMAGENET_SUMMARY)}")
+
+
 def _done(path: Path) -> None:
     typer.echo(f"model   {path}\nreport  {path.parent / 'report.md'}, report.png, scores.csv, log.csv")
 

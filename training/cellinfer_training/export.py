@@ -16,9 +16,9 @@ import numpy as np
 import onnx
 import torch
 import yaml
-from cellinfer.cards import METADATA_KEY, parse_card
-from cellinfer.golden import golden_image, golden_labels
-from cellinfer.sessions import open_session
+from cellinfer.cards import EMBEDDING, METADATA_KEY, EmbeddingCard, parse_card
+from cellinfer.golden import golden_result
+from cellinfer.sessions import open_model, open_session
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -158,7 +158,7 @@ def quiet() -> Iterator[None]:
 
 
 def register(path: Path, summary: str) -> None:
-    """Enter an exported model in the registry of its folder."""
+    """Enter an exported model in the registry of its folder; its task is that of its card."""
     registry = path.with_name("registry.json")
     table = json.loads(registry.read_text(encoding="utf-8")) if registry.exists() else {}
     table[path.stem] = {
@@ -166,6 +166,8 @@ def register(path: Path, summary: str) -> None:
         "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
         "summary": summary,
     }
+    if isinstance(open_model(path, device="cpu", threads=1).card, EmbeddingCard):
+        table[path.stem]["task"] = EMBEDDING
     registry.write_text(json.dumps(table, indent=2) + "\n", encoding="utf-8")
 
 
@@ -207,14 +209,8 @@ def _parity(deployed: nn.Module, path: Path) -> float:
 
 
 def _with_golden(description: Mapping[str, Any], path: Path) -> dict[str, Any]:
-    image = golden_image()
-    labels = golden_labels(open_session(path, device="cpu"))
     complete: dict[str, Any] = json.loads(json.dumps(description))
-    complete["config"]["cellinfer"]["golden"] = {
-        "input_sha256": hashlib.sha256(image.tobytes()).hexdigest(),
-        "objects": int(labels.max()),
-        "foreground": int((labels > 0).sum()),
-    }
+    complete["config"]["cellinfer"]["golden"] = golden_result(open_model(path, device="cpu"))
     complete["timestamp"] = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     return complete
 

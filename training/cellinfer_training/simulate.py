@@ -1,10 +1,10 @@
 """A simulated Cell Painting experiment with known truth: compounds of known mechanisms on plates of known faults.
 
-Five channels (DNA, ER, RNA, AGP, Mito). A compound shifts traits of its cells, such as how scattered the Golgi is or how
-fragmented the mitochondria are, by its mechanism's direction times its own strength, and by side effects of its own.
+Five channels (DNA, ER, RNA, AGP, Mito). A compound shifts traits of its cells, such as how scattered the Golgi is or
+how fragmented the mitochondria are, by its mechanism's direction times its strength, and by side effects of its own.
 Traits are shape, texture and place: the mean intensity of a cell in each channel is drawn apart from them, so that it
-tells nothing of the treatment, and its size tells little. Plates differ in gain, background, blur and illumination of each channel, and in
-the traits of all their cells (passage, density, staining), about as much as treatments do.
+tells nothing of the treatment, and its size tells little. Plates differ in gain, background, blur and illumination of
+each channel, and in the traits of all their cells (passage, density, staining), about as much as treatments do.
 
 Pictures are made from geometry, optics and a camera. They serve to compare methods whose truth is known; how a method
 does on them says little about how it does on a microscope's images.
@@ -210,7 +210,7 @@ def plate_effect(experiment: Experiment, plate: int) -> PlateEffect:
     rng, much, count = np.random.default_rng((experiment.seed, 3, plate)), experiment.plate_strength, len(CHANNELS)
     return PlateEffect(
         gain=np.exp(much * rng.normal(0, 0.25, count)).astype(np.float32),
-        background=(_BACKGROUND * np.exp(much * rng.normal(0, 0.35, count))).astype(np.float32),
+        background=(np.array(_BACKGROUND) * np.exp(much * rng.normal(0, 0.35, count))).astype(np.float32),
         blur=np.clip(_BLUR * np.exp(much * rng.normal(0, 0.25, count)), 0.5, 2.0).astype(np.float32),
         tilt=(much * rng.normal(0, 0.15, (count, 2))).astype(np.float32).clip(-0.4, 0.4),
         traits=(much * rng.normal(0, _PLATE_TRAITS, len(TRAITS))).astype(np.float32),
@@ -418,7 +418,8 @@ class _Scene:
         spread = self._factor("mito_spread", 0.22, 0.3)
         place = np.exp(-(((outwards - 0.62) / np.maximum(spread, 1e-3)).clip(0) ** 2))
         mito = np.where(cytoplasm, place * (0.1 + (1 - broken) * network + broken * dots), 0)
-        return [self._levelled(dna, self.nuclei, 0.02), *(self._levelled(c, self.bodies, 0.0) for c in (er, rna, agp, mito))]
+        others = (self._levelled(stain, self.bodies, 0.0) for stain in (er, rna, agp, mito))
+        return [self._levelled(dna, self.nuclei, 0.02), *others]
 
     def _noise(self, scale: float) -> Floats:
         """Return noise of standard deviation 1 with features about `scale` pixels wide."""
@@ -478,7 +479,8 @@ def _photograph(
     light = 1 + tilt[0] * y + tilt[1] * x
     expected = (photons * (0.9 * sharp + 0.1 * hazy) + background) * light
     noise = np.sqrt(expected + _READ_NOISE**2) * rng.standard_normal(specimen.shape, dtype=np.float32)
-    return np.clip(np.rint(expected + noise + _OFFSET), 0, 65535).astype(np.uint16)
+    grey: NDArray[np.uint16] = np.clip(np.rint(expected + noise + _OFFSET), 0, 65535).astype(np.uint16)
+    return grey
 
 
 def _number(nuclei: Labels, cells: Labels) -> tuple[Labels, Labels]:

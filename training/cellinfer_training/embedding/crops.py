@@ -192,7 +192,9 @@ def combine(sets: dict[str, CropSet], shared_classes: bool = False) -> CropSet:
     for name, found in sets.items():
         order = [found.channels.index(channel) for channel in channels]
         parts += [Part(part.crops, tuple(part.channels[place] for place in order)) for part in found.parts]
-        table = found.index.assign(**{EXPERIMENT: name, PLATE: name + "/" + found.index[PLATE].astype(str)})
+        table = found.index.copy()
+        table[EXPERIMENT] = name
+        table[PLATE] = name + "/" + table[PLATE].astype(str)
         if not shared_classes:
             table[TREATMENT] = name + "/" + table[TREATMENT].astype(str)
         tables.append(table)

