@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cellinfer_kernels._jit import kernel
-from cellinfer_kernels._order import select
+from cellinfer_kernels._order import median
 from cellinfer_kernels.components import as_labels
 
 __all__ = ["means", "medians"]
@@ -89,7 +89,7 @@ def medians(values: NDArray[Any]) -> NDArray[np.float64]:
 def _medians(values: Any) -> Any:
     features, cells = values.shape
     result = np.full(features, np.nan)
-    finite = np.empty(cells, np.float64)
+    finite, scratch, sample = np.empty(cells), np.empty(cells), np.empty(64)
     for row in range(features):
         count = 0
         for cell in range(cells):
@@ -97,14 +97,6 @@ def _medians(values: Any) -> Any:
             if np.isfinite(value):
                 finite[count] = value
                 count += 1
-        if count == 0:
-            continue
-        middle = count // 2
-        high = select(finite, 0, count, middle)
-        if count % 2 == 0:
-            low = finite[0]  # the largest below the middle
-            for place in range(1, middle):
-                low = max(low, finite[place])
-            high = low + (high - low) / 2 if np.isinf(low + high) else (low + high) / 2
-        result[row] = high
+        if count:
+            result[row] = median(finite, count, scratch, sample)
     return result
