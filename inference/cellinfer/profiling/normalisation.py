@@ -135,8 +135,8 @@ def _refuse_few(groups: Groups, chosen: npt.NDArray[np.bool_], *, all_rows: bool
     if all_rows:
         raise InputError(f"A single row cannot be normalised by itself: {listed}. Choose a larger scope.")
     raise InputError(
-        f"Normalising takes two or more reference rows in each group; too few are in {listed}. Check the query, choose a "
-        "larger scope, or take all rows as reference."
+        f"Normalising takes two or more reference rows in each group; too few are in {listed}. Check the query, "
+        "choose a larger scope, or take all rows as reference."
     )
 
 

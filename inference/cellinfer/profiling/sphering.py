@@ -273,12 +273,12 @@ class Sphering:
             if rank not in (size, self.controls - 1):
                 raise InputError(
                     f"pycytominer's sphering needs controls without linear dependencies: {self.controls} controls of "
-                    f"{size} features vary in {rank} directions. Drop such features, or take the convention eigenvalues."
+                    f"{size} features vary in {rank} directions. Drop features, or take the convention eigenvalues."
                 )
         elif self.regularization == 0 and rank < size and self.method.startswith("ZCA"):
             raise InputError(
-                f"Without regularisation the controls must vary in all {size} directions, and do so in {rank}: choose a "
-                "regularisation above 0, or fewer features."
+                f"Without regularisation the controls must vary in all {size} directions, and do so in {rank}: choose "
+                "a regularisation above 0, or fewer features."
             )
 
 
@@ -327,7 +327,7 @@ def sphere(
         try:
             transformation = Sphering.fit(profiles[mine & mask], features=names, **options)
         except InputError as error:
-            raise InputError(f"{groups.name(code)}: {error}") from error if len(groups.keys) > 1 else error
+            raise InputError(f"{groups.name(code)}: {error}") from error
         fitted[groups.name(code)] = transformation
         parts.append(transformation.apply(profiles[mine]))
     if len(parts) == 1:
