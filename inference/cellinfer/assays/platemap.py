@@ -77,6 +77,36 @@ def read_platemap(path: str | os.PathLike[str]) -> pd.DataFrame:
     return table
 
 
+def read_table(path: str | os.PathLike[str], what: str = "table") -> pd.DataFrame:
+    """Read a table that describes plates or compounds, written as `read_platemap` understands it.
+
+    Parameters
+    ----------
+    path
+        CSV or TSV file with one header line.
+    what
+        How errors call it.
+
+    Returns
+    -------
+    DataFrame
+        The columns under their own names; types as in `read_platemap`, and `NA` is missing in text too.
+
+    Raises
+    ------
+    InputError
+        If the file cannot be read or has no rows.
+    """
+    path = Path(path)
+    header, rows, decimal_comma = _parse(path, what)
+    if not rows:
+        raise InputError(f"{path} has a header but no rows")
+    cells = [["" if cell.casefold() in _NO_NUMBER else cell for cell in row] for row in rows]
+    return pd.DataFrame(
+        {name: _typed([row[index] for row in cells], decimal_comma) for index, name in enumerate(header) if name}
+    )
+
+
 def join_platemap(wells: pd.DataFrame, platemap: pd.DataFrame) -> JoinedWells:
     """Give each well of a run the columns of its plate map.
 
@@ -142,9 +172,9 @@ def metadata_column(table: pd.DataFrame, name: str) -> str:
     raise InputError(f"the plate map has no column {name!r}: it has {there or 'none but the well'}")
 
 
-def _parse(path: Path) -> tuple[list[str], list[list[str]], bool]:
+def _parse(path: Path, what: str = "plate map") -> tuple[list[str], list[list[str]], bool]:
     """Return header, rows padded to its length (blank ones dropped), and whether numbers may have a decimal comma."""
-    text = _decode(path)
+    text = _decode(path, what)
     first = next((line for line in text.splitlines() if line.strip()), "")
     separator = max(_SEPARATORS, key=first.count)
     try:
@@ -156,7 +186,9 @@ def _parse(path: Path) -> tuple[list[str], list[list[str]], bool]:
         raise InputError(f"{path} is not a CSV or TSV table: {error}") from error
     lines = [line for line in lines if any(line)]
     if not lines:
-        raise InputError(f"{path} is empty: a plate map has a header line and one row per well")
+        raise InputError(
+            f"{path} is empty: a {what} has a header line and {'one row per well' if what == 'plate map' else 'rows'}"
+        )
     header = lines[0]
     repeated = sorted({name for name in header if name and header.count(name) > 1})
     if repeated:
@@ -168,11 +200,11 @@ def _parse(path: Path) -> tuple[list[str], list[list[str]], bool]:
     return header, rows, separator != ","
 
 
-def _decode(path: Path) -> str:
+def _decode(path: Path, what: str) -> str:
     try:
         data = path.read_bytes()
     except OSError as error:
-        raise InputError(f"cannot read the plate map {path}: {error.strerror or error}") from error
+        raise InputError(f"cannot read the {what} {path}: {error.strerror or error}") from error
     encodings = ("utf-16",) if data[:2] in (b"\xff\xfe", b"\xfe\xff") else ("utf-8-sig", "cp1252")
     for encoding in encodings:
         try:
@@ -181,7 +213,7 @@ def _decode(path: Path) -> str:
             continue
         if "\0" not in text:
             return text
-    raise InputError(f"{path} is not a text table: save the plate map as CSV (UTF-8)")
+    raise InputError(f"{path} is not a text table: save the {what} as CSV (UTF-8)")
 
 
 def _find(header: Sequence[str], names: Sequence[str]) -> int | None:

@@ -212,13 +212,13 @@ def _notes(groups: Groups, names: Sequence[str], gone: npt.NDArray[np.bool_], in
         notes.append(f"{infinite} infinite values were taken as missing")
     everywhere = gone.all(axis=0)
     if everywhere.any():
-        listed = examples([names[index] for index in np.flatnonzero(everywhere)])
+        listed = examples([names[index] for index in np.flatnonzero(everywhere).tolist()])
         notes.append(f"{int(everywhere.sum())} features are the same in all references and have no scale: {listed}")
     partly = gone.any(axis=0) & ~everywhere
     if partly.any():
         worst = int(gone[:, ~everywhere].sum(axis=1).argmax())
         notes.append(
             f"{int(partly.sum())} features have no scale in some groups and are missing there: "
-            f"{examples([names[index] for index in np.flatnonzero(partly)])}; most in {groups.name(worst)}"
+            f"{examples([names[index] for index in np.flatnonzero(partly).tolist()])}; most in {groups.name(worst)}"
         )
     return tuple(notes)

@@ -231,7 +231,7 @@ class _Task:
         rows = np.union1d(queries, references)
         scores = []
         for value in self.tried:
-            sphered = transformation.weaker(value).apply_to(self._values[rows])
+            sphered = transformation.regularised(value).apply_to(self._values[rows])
             length = np.linalg.norm(sphered, axis=1, keepdims=True)
             sphered /= np.where(length > 0, length, 1.0)
             found, wanted = (sphered[np.searchsorted(rows, which)] for which in (references, queries))

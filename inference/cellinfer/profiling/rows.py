@@ -99,7 +99,7 @@ def group_rows(table: pd.DataFrame, by: Sequence[str] | str) -> Groups:
     if not columns:
         return Groups(np.zeros(len(table), dtype=np.intp), pd.DataFrame(index=range(1)))
     grouped = table.groupby(columns, dropna=False, sort=True, observed=True)
-    codes = grouped.ngroup().to_numpy(dtype=np.intp)
+    codes = np.asarray(grouped.ngroup(), dtype=np.intp)
     firsts = np.unique(codes, return_index=True)[1]
     return Groups(codes, table[columns].iloc[firsts].reset_index(drop=True))
 

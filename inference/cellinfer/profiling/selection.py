@@ -336,11 +336,11 @@ def correlations(values: Array, method: str = "pearson") -> Array:
     if len(whole):
         units = _unit_columns(values[:, whole] if holes.any() else values)
         r[np.ix_(whole, whole)] = units.T @ units
-    for index in np.flatnonzero(holes):
+    for index in np.flatnonzero(holes).tolist():
         present = ~np.isnan(values[:, index])
         if present.sum() > 1:
             r[index] = r[:, index] = _against_all(values[present], index)
-    return np.clip(r, -1.0, 1.0)
+    return np.asarray(np.clip(r, -1.0, 1.0))
 
 
 def _unit_columns(values: Array) -> Array:
@@ -351,7 +351,7 @@ def _unit_columns(values: Array) -> Array:
     noise = len(values) * np.finfo(np.float64).eps * np.abs(mean)
     length[length <= noise] = np.nan
     centred /= length
-    return centred
+    return np.asarray(centred)
 
 
 def _against_all(values: Array, index: int) -> Array:
@@ -361,9 +361,13 @@ def _against_all(values: Array, index: int) -> Array:
     filled = np.where(present, values, 0.0)
     own = values[:, index]
     with np.errstate(invalid="ignore", divide="ignore"):
-        deviation = np.where(present, values - filled.sum(axis=0) / count, 0.0)
-        mine = np.where(present, own[:, None] - (own @ present) / count, 0.0)
-        size = np.sqrt(np.square(deviation).sum(axis=0) * np.square(mine).sum(axis=0))
+        means, own_means = filled.sum(axis=0) / count, (own @ present) / count
+        deviation = np.where(present, values - means, 0.0)
+        mine = np.where(present, own[:, None] - own_means, 0.0)
+        lengths = [np.sqrt(np.square(one).sum(axis=0)) for one in (deviation, mine)]
+        for length, mean in zip(lengths, (means, own_means), strict=True):
+            length[length <= count * np.finfo(np.float64).eps * np.abs(mean)] = np.nan
+        size = lengths[0] * lengths[1]
         result = np.asarray((deviation * mine).sum(axis=0) / size)
     result[count < 2] = np.nan
     return result

@@ -125,9 +125,12 @@ class Sphering:
             raise InputError(f"Sphering is learnt from the variation of controls: {len(values)} control is too few.")
         mean = values.mean(axis=0)
         centred = values - mean
+        flat = np.abs(centred).max(axis=0) <= len(values) * np.finfo(np.float64).eps * np.abs(mean)
+        centred[:, flat] = 0.0  # what rounding left of features that are the same in all controls
         scale = np.ones(len(names))
         if method.endswith("-cor"):
-            scale = _deviations(centred, mean, names)
+            _refuse_flat(flat, names)
+            scale = np.sqrt(np.square(centred).mean(axis=0))
             centred /= scale
         variance = float(np.square(centred).mean())  # the mean eigenvalue
         if not variance > 0:
@@ -143,10 +146,10 @@ class Sphering:
         """Mean over all features' directions, those in which controls do not vary included."""
         return float(self.eigenvalues.sum()) / len(self.features)
 
-    def weaker(self, value: float) -> Sphering:
+    def regularised(self, value: float) -> Sphering:
         """Return the transformation of the same controls with a larger lambda, relative to the mean eigenvalue."""
         amount = value * self.mean_eigenvalue
-        if self.convention == "pycytominer" or not amount >= self.regularization:
+        if self.convention == "pycytominer" or amount < self.regularization * (1 - 1e-9):
             raise ValueError(f"{value} is no larger regularisation of the convention eigenvalues")
         return replace(self, regularization=amount)
 
@@ -342,20 +345,18 @@ def _whole(table: pd.DataFrame, names: Sequence[str], what: str) -> Array:
     if len(bad := np.flatnonzero(~np.isfinite(values).all(axis=0))):
         raise InputError(
             f"Sphering needs a value in every well: {len(bad)} features of the {what} have missing or infinite ones, "
-            f"such as {examples([names[index] for index in bad])}. Select features with na_cutoff=0 first."
+            f"such as {examples([names[index] for index in bad.tolist()])}. Select features with na_cutoff=0 first."
         )
     return values
 
 
-def _deviations(centred: Array, mean: Array, names: Sequence[str]) -> Array:
-    scale = np.sqrt(np.square(centred).mean(axis=0))
-    flat = np.flatnonzero(scale <= len(centred) * np.finfo(np.float64).eps * np.abs(mean))
-    if len(flat):
+def _refuse_flat(flat: npt.NDArray[np.bool_], names: Sequence[str]) -> None:
+    if flat.any():
+        listed = examples([names[index] for index in np.flatnonzero(flat).tolist()])
         raise InputError(
-            f"{len(flat)} features are the same in all controls and cannot be divided by their standard deviation: "
-            f"{examples([names[index] for index in flat])}. Drop them, or choose a method without -cor."
+            f"{int(flat.sum())} features are the same in all controls and cannot be divided by their standard "
+            f"deviation: {listed}. Drop them, or choose a method without -cor."
         )
-    return np.asarray(scale)
 
 
 def _directions(centred: Array, regularization: float) -> tuple[Array, Array]:
