@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
 from cellinfer.errors import InputError
@@ -287,6 +288,17 @@ def as_number(value: object) -> float:
         return float(str(value).strip().replace("−", "-"))  # spreadsheets write the minus sign of typesetting
     except ValueError:
         return float("nan")
+
+
+def cells_equal(column: pd.Series, value: str | float) -> npt.NDArray[np.bool_]:
+    """Compare the cells of a column with a value, as text and as number: `-1` equals `-1.0`."""
+    number, text = as_number(value), cell_text(value)
+    return np.array([pd.notna(cell) and (cell_text(cell) == text or as_number(cell) == number) for cell in column])
+
+
+def cell_text(value: object) -> str:
+    """Return a cell as text, numbers without needless digits."""
+    return f"{value:g}" if isinstance(value, float) else str(value).strip()
 
 
 def _unique(column: Iterable[object]) -> list[str]:

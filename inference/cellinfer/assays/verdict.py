@@ -25,7 +25,16 @@ import pandas as pd
 
 from cellinfer._version import __version__
 from cellinfer.assays.dose_response import DoseResponse, fit_dose_response
-from cellinfer.assays.platemap import PLATE, WELL, as_number, join_platemap, metadata_column, read_platemap
+from cellinfer.assays.platemap import (
+    PLATE,
+    WELL,
+    as_number,
+    cell_text,
+    cells_equal,
+    join_platemap,
+    metadata_column,
+    read_platemap,
+)
 from cellinfer.errors import InputError
 from cellinfer.files import durable, plain_text
 from cellinfer.readouts import is_biology, is_readout
@@ -281,11 +290,11 @@ def _read_wells(run: Path) -> pd.DataFrame:
 
 def _with_roles(wells: pd.DataFrame, column: str, negative: str | float, positive: str | float) -> pd.DataFrame:
     """Mark control wells in the column `role`."""
-    is_negative, is_positive = (_equals(wells[column], value) for value in (negative, positive))
+    is_negative, is_positive = (cells_equal(wells[column], value) for value in (negative, positive))
     name = column.removeprefix("Metadata_")
     for kind, value, mask in (("negative", negative, is_negative), ("positive", positive, is_positive)):
         if not mask.any():
-            there = ", ".join(sorted(_text(cell) for cell in wells[column].dropna().unique())[:12])
+            there = ", ".join(sorted(cell_text(cell) for cell in wells[column].dropna().unique())[:12])
             raise InputError(f"no well of the run has {value} in {name} ({kind} control): it has {there or 'no value'}")
     if (is_negative & is_positive).any():
         raise InputError(f"negative and positive controls are the same: {negative} and {positive} in {name}")
@@ -293,16 +302,6 @@ def _with_roles(wells: pd.DataFrame, column: str, negative: str | float, positiv
     wells[ROLE] = np.select([is_negative, is_positive], ["negative", "positive"], "")
     wells[DOSE] = math.nan
     return wells
-
-
-def _equals(column: pd.Series, value: str | float) -> npt.NDArray[np.bool_]:
-    """Compare as text and as number."""
-    number, text = as_number(value), _text(value)
-    return np.array([pd.notna(cell) and (_text(cell) == text or as_number(cell) == number) for cell in column])
-
-
-def _text(value: object) -> str:
-    return f"{value:g}" if isinstance(value, float) else str(value).strip()
 
 
 def _candidates(wells: pd.DataFrame) -> list[str]:

@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from cellinfer._version import __version__
-from cellinfer.cli import assay, doctor, evaluate, export, features, inspect, models, run, segment, simulate
+from cellinfer.cli import assay, doctor, evaluate, export, features, inspect, models, qc, run, segment, simulate
 from cellinfer.errors import CellinferError
 
 app = typer.Typer(
@@ -27,6 +27,7 @@ for command in (
     segment.segment,
     evaluate.evaluate,
     assay.assay,
+    qc.qc,
     export.export,
     simulate.simulate,
     doctor.doctor,
