@@ -22,7 +22,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from cellinfer import embedding
 from cellinfer.cells import RING, Compartments, EdgePolicy, compartments, perinuclear_ring
+from cellinfer.embedding import Embedder, Mask, load_embedder
 from cellinfer.errors import InputError
 from cellinfer.images import ZChoice, check_z, native, read_channel
 from cellinfer.measurement import DEFAULTS, Options, chosen_families, full_scales, measure_compartments
@@ -43,6 +45,8 @@ from cellinfer.sessions import Device, Session, available_cores, open_session
 
 Images = Mapping[str, NDArray[Any]]
 OBJECTS = ("Nuclei", "Cells", "Cytoplasm")
+TABLES = (*OBJECTS, embedding.TABLE)
+"""The tables of single cells that a field can have; the last where an embedding model was given."""
 KEY_COLUMNS = ("Metadata_Plate", "Metadata_Well", "Metadata_Site", "Metadata_Time", "ImageNumber")
 _PATIENCE = 300.0
 """Seconds in which the fields looked at for the size of nuclei must be there: storage may hang."""
@@ -120,7 +124,8 @@ class FieldResult:
     labels
         `"Nuclei"`, `"Cells"`, `"Cytoplasm"` -> `(H, W)` int32; one id names one cell in all three.
     tables
-        The same names -> one row per cell, the same columns for an empty field.
+        The same names, and `"Embedding"` where an embedding model was given -> one row per cell, the same columns for
+        an empty field.
     image
         The field's own row: counts, intensities, quality.
     flags
@@ -156,6 +161,11 @@ class FieldResult:
         """One row per cytoplasm."""
         return self.tables["Cytoplasm"]
 
+    @property
+    def embedding(self) -> pd.DataFrame:
+        """One row of a network's features per cell; a KeyError without an embedding model."""
+        return self.tables[embedding.TABLE]
+
 
 class Pipeline:
     """A model with settings, ready to analyse fields; safe to call from several threads.
@@ -166,6 +176,8 @@ class Pipeline:
         The model.
     settings
         What to do with it.
+    embedder
+        A second model, which describes each cell that was found; None does without.
 
     Raises
     ------
@@ -180,9 +192,10 @@ class Pipeline:
     >>> result.cells["Cells_Ratio_NucleusCytoplasmMeanIntensity_GFP"].median()  # doctest: +SKIP
     """
 
-    def __init__(self, session: Session, settings: Settings | None = None) -> None:
+    def __init__(self, session: Session, settings: Settings | None = None, *, embedder: Embedder | None = None) -> None:
         self.session = session
         self.settings = settings or Settings()
+        self.embedder = embedder
         check_merge(session, self.settings.merge)
 
     def read(self, field: Field) -> dict[str, NDArray[Any]]:
@@ -196,11 +209,11 @@ class Pipeline:
         Raises
         ------
         ImageError
-            If a plane cannot be read, or the channel of nuclei or cells is not there.
+            If a plane cannot be read, or a channel that is needed for nuclei, cells or the embedding is not there.
         InputError
             If planes differ in size.
         """
-        for channel in (self.settings.nuclei, self.settings.cells):
+        for channel in (self.settings.nuclei, self.settings.cells, *self._embedded()):
             if channel is not None and not field.images.get(channel):
                 read_channel(field, channel)  # says which is missing where
         return read_images(field, self.settings.z)
@@ -255,6 +268,9 @@ class Pipeline:
         with _timed(seconds, "measure"):
             row, flags = image_quality(images)
             tables = _measured(parts, images, found, settings, row)
+        if self.embedder is not None:
+            with _timed(seconds, "embed"):
+                tables[embedding.TABLE] = self.embedder.table(images, parts.nuclei, parts.cells, found.diameter)
         row |= _counts(parts, found)
         row |= {
             f"Image_Measurement_FullScale_{name}": scale
@@ -264,9 +280,19 @@ class Pipeline:
         result = FieldResult(labels, tables, row, flags, found.notes, found.uncertainty, seconds)
         return _keyed(result, field) if isinstance(field, Field) else result
 
+    def _embedded(self) -> tuple[str, ...]:
+        """Return the channels that a field must have for the embedding model."""
+        card = None if self.embedder is None else self.embedder.session.card
+        return () if card is None or card.each_channel else card.channels
+
     def resolved(self, **changes: Any) -> Pipeline:
         """Return the same pipeline with other settings."""
-        return Pipeline(self.session, replace(self.settings, **changes))
+        return Pipeline(self.session, replace(self.settings, **changes), embedder=self.embedder)
+
+    def shared(self, batch: int) -> Pipeline:
+        """Return the same pipeline with models that run tiles of several threads together, `batch` at a time."""
+        embedder = None if self.embedder is None else self.embedder.shared(batch)
+        return Pipeline(self.session.shared(batch), self.settings, embedder=embedder)
 
 
 def load(
@@ -275,6 +301,9 @@ def load(
     device: Device = "auto",
     threads: int = 0,
     precision: Precision = "auto",
+    embed: str | Path | None = None,
+    embed_mask: Mask | None = None,
+    embed_box: float | None = None,
     **settings: Any,
 ) -> Pipeline:
     """Load a model and return a pipeline that analyses fields with it.
@@ -285,6 +314,10 @@ def load(
         Name of a bundled model, or path of an ONNX file with a card.
     device, threads, precision
         See `cellinfer.sessions.open_session`.
+    embed
+        Model that describes each cell; None does without.
+    embed_mask, embed_box
+        See `cellinfer.embedding.Embedder`.
     **settings
         Fields of `Settings`.
 
@@ -298,7 +331,10 @@ def load(
     known = [field.name for field in fields(Settings)]
     if unknown := sorted(set(settings) - set(known)):
         raise InputError(f"There is no setting {unknown[0]!r}: the settings are {', '.join(known)}.")
-    return Pipeline(open_session(model, device, threads, precision), Settings(**settings))
+    if embed is None and (embed_mask is not None or embed_box is not None):
+        raise InputError("The mask and the box of crops are for an embedding model: name one with embed=.")
+    embedder = None if embed is None else load_embedder(embed, device, threads, mask=embed_mask, box=embed_box)
+    return Pipeline(open_session(model, device, threads, precision), Settings(**settings), embedder=embedder)
 
 
 def resolve_channels(settings: Settings, channels: tuple[str, ...]) -> Settings:

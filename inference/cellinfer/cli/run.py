@@ -74,6 +74,21 @@ def run(
             show_default="largest of the pixel type",
         ),
     ] = None,
+    embed: Annotated[
+        str | None,
+        typer.Option(help="Model that describes each cell (table Embedding): bundled, or path of an .onnx file."),
+    ] = None,
+    embed_mask: Annotated[
+        str | None,
+        typer.Option(
+            help="What is blotted out of a cell's crop: none, neighbours, or outside (all but the cell).",
+            show_default="the model's own",
+        ),
+    ] = None,
+    embed_box: Annotated[
+        float | None,
+        typer.Option(help="Side of a cell's crop, pixels of the image.", show_default="the model's own"),
+    ] = None,
     pattern: PatternOption = None,
     layout: LayoutOption = "auto",
     workers: Annotated[
@@ -133,6 +148,9 @@ def run(
             device=device,  # type: ignore[arg-type]
             precision=precision,  # type: ignore[arg-type]
             settings=settings,
+            embed=embed,
+            embed_mask=embed_mask,  # type: ignore[arg-type]
+            embed_box=embed_box,
             pattern=pattern,
             layout=layout,
             channels=parse_channels(channel),
@@ -222,6 +240,7 @@ def _summarise(result: RunResult) -> None:
             console.print(f"  {escape(name)}: {escape(reason)}")
         if len(result.failed) > 10:
             console.print(f"  and {len(result.failed) - 10} more: see Image_Reason in Image.parquet")
-    console.print(f"tables    {escape(str(result.folder / 'Nuclei.parquet'))}, Cells, Cytoplasm, Image, Well")
+    more = ", Embedding" if result.embedding else ""
+    console.print(f"tables    {escape(str(result.folder / 'Nuclei.parquet'))}, Cells, Cytoplasm, Image, Well{more}")
     console.print(f"labels    {escape(str(result.folder / 'labels'))}")
     console.print(f"overview  {escape(str(result.overview))}")

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from cellinfer.embedding import Mask, load_embedder
 from cellinfer.engine._dispatch import Dispatcher
 from cellinfer.engine._job import Worker
 from cellinfer.engine._ledger import Ledger, Progress, State
@@ -61,6 +62,8 @@ class RunResult:
         Wall time of this run.
     overview
         The overview picture.
+    embedding
+        Name of the model that described the cells; empty if none did.
     """
 
     folder: AnyPath
@@ -75,6 +78,7 @@ class RunResult:
     notes: tuple[str, ...]
     seconds: float
     overview: AnyPath = field(repr=False)
+    embedding: str = ""
 
     @property
     def complete(self) -> bool:
@@ -90,6 +94,9 @@ def run(
     device: Device = "auto",
     precision: Precision = "auto",
     settings: Settings | None = None,
+    embed: str | Path | None = None,
+    embed_mask: Mask | None = None,
+    embed_box: float | None = None,
     pattern: str | None = None,
     layout: str = "auto",
     channels: Mapping[str, str] | None = None,
@@ -119,6 +126,10 @@ def run(
         begun in, unless the device asked for has it not.
     settings
         What to do with each field.
+    embed
+        Model that describes each cell, on the same device: the table `Embedding`. None does without.
+    embed_mask, embed_box
+        See `cellinfer.embedding.Embedder`.
     pattern, layout, channels
         See `cellinfer.readers.read_plate`.
     workers
@@ -160,6 +171,8 @@ def run(
     """
     started = time.perf_counter()
     formats = check_formats(exports) if exports else ()
+    if embed is None and (embed_mask is not None or embed_box is not None):
+        raise InputError("--embed-mask and --embed-box are about an embedding model: name one with --embed.")
     read_with = None
     if not isinstance(plate, Plate):
         read_with = {"pattern": pattern, "layout": layout, "channels": dict(channels) if channels else None}
@@ -179,9 +192,24 @@ def run(
     report = progress or (lambda state: None)
     begun = _begun_in(folder, model) if precision == "auto" and not fresh else None
     session, notes = _open(model, device, 1, precision, begun)
-    pipeline = Pipeline(session, settings)
+    embedder = None
+    if embed is not None:
+        where: Device = "cpu" if session.device == "cpu" else "cuda"
+        embedder = load_embedder(embed, where, 1, mask=embed_mask, box=embed_box)
+        embedder.channels(plate.channels)  # says what is missing
+    pipeline = Pipeline(session, settings, embedder=embedder)
     with owned(folder), Journal(folder / "journal.jsonl") as journal, staged(folder, last="run.json") as here:
-        ledger = Ledger(plate, folder, journal, pipeline, model, fresh=fresh, retry_failed=retry_failed, report=report)
+        ledger = Ledger(
+            plate,
+            folder,
+            journal,
+            pipeline,
+            model,
+            embed=embed,
+            fresh=fresh,
+            retry_failed=retry_failed,
+            report=report,
+        )
         ledger.notes += notes
         todo = ledger.todo()
         plan = make_plan(
@@ -216,6 +244,7 @@ def run(
             notes=(*plate.notes, *ledger.notes, *_remarks(ledger, profiles)),
             seconds=seconds,
             overview=folder / overview.name,
+            embedding="" if embedder is None else embedder.session.card.name,
         )
         write_run_info(
             here, plate, ledger.pipeline, result, ledger.stage_seconds(), plan, scheduler, read_with, ledger.digest()
@@ -242,8 +271,7 @@ def _executor(ledger: Ledger, plan: Plan, scheduler: str | None) -> Executor:
     session = ledger.pipeline.session
     if plan.network_threads != session.threads:
         return Threads(Worker.open(ledger.job, plan.network_threads, plan.batch), plan)
-    pipeline = Pipeline(session.shared(plan.batch), ledger.pipeline.settings)
-    return Threads(Worker(ledger.job, pipeline), plan)
+    return Threads(Worker(ledger.job, ledger.pipeline.shared(plan.batch)), plan)
 
 
 def _remarks(ledger: Ledger, profiles: pd.DataFrame) -> list[str]:

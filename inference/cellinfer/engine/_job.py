@@ -20,6 +20,7 @@ from typing import Any, Literal
 from numpy.typing import NDArray
 
 from cellinfer._version import __version__
+from cellinfer.embedding import Mask, load_embedder
 from cellinfer.engine._memory import field_bytes
 from cellinfer.engine._patience import Patience
 from cellinfer.errors import CellinferError, DeviceError, EngineError, ImageError, ModelError, OutputError
@@ -43,6 +44,16 @@ Again = Literal["", "settle", "alone"]
 
 
 @dataclass(frozen=True)
+class Embedding:
+    """What a process must know to describe cells: the model, its digest, and see `cellinfer.embedding.Embedder`."""
+
+    model: str
+    sha256: str
+    mask: Mask
+    box: float | None
+
+
+@dataclass(frozen=True)
 class Job:
     """All that a process must know to analyse fields of one run; it can be pickled.
 
@@ -62,6 +73,8 @@ class Job:
         Of cellinfer: another one elsewhere would give other results.
     configuration
         Digest of everything but the pixels that decides a field's result.
+    embedding
+        The model that describes cells, if any.
     """
 
     model: str
@@ -74,6 +87,7 @@ class Job:
     pixel_size: float | None
     version: str
     configuration: str
+    embedding: Embedding | None = None
 
     def shard(self, name: str) -> AnyPath:
         """Where the tables of a field are while the run goes on."""
@@ -151,12 +165,12 @@ class Worker:
                 "every machine."
             )
         session = open_session(job.model, job.device, threads, job.precision)
-        if session.sha256 != job.sha256:
-            raise ModelError(
-                f"The model {job.model!r} is another file here ({session.sha256[:12]}) than where the run began "
-                f"({job.sha256[:12]}): install the same version of cellinfer and its models on every machine."
-            )
-        return cls(job, Pipeline(session.shared(batch), job.settings))
+        _check_same(job.model, session.sha256, job.sha256)
+        embedder = None
+        if (of := job.embedding) is not None:
+            embedder = load_embedder(of.model, job.device, threads, mask=of.mask, box=of.box)
+            _check_same(of.model, embedder.session.sha256, of.sha256)
+        return cls(job, Pipeline(session, job.settings, embedder=embedder).shared(batch))
 
     def do(self, field: Field) -> Outcome:
         """Read, analyse and write one field."""
@@ -229,11 +243,21 @@ class Worker:
         return Outcome(entry, again="settle" if isinstance(error, ImageError) else "", stamps=before)
 
 
+def _check_same(model: str, found: str, expected: str) -> None:
+    if found != expected:
+        raise ModelError(
+            f"The model {model!r} is another file here ({found[:12]}) than where the run began ({expected[:12]}): "
+            "install the same version of cellinfer and its models on every machine."
+        )
+
+
 def peak_bytes(field: Field, pipeline: Pipeline) -> int:
     """Return how many bytes a field takes at its peak."""
-    session, settings = pipeline.session, pipeline.settings
-    scale = network_scale(settings.diameter or session.card.diameter, session)
-    return field_bytes(field, enlarged=scale, views=settings.tta != "none")
+    session, settings, embedder = pipeline.session, pipeline.settings, pipeline.embedder
+    diameter = settings.diameter or session.card.diameter
+    scale = network_scale(diameter, session)
+    embedded = None if embedder is None else lambda pixels, channels: embedder.peak_bytes(pixels, channels, diameter)
+    return field_bytes(field, enlarged=scale, views=settings.tta != "none", more=embedded)
 
 
 def stamps(field: Field) -> Stamps:

@@ -14,8 +14,9 @@ from pathlib import Path
 
 import cellinfer_models
 
+from cellinfer import embedding
 from cellinfer._version import __version__
-from cellinfer.engine._job import LABELS, Job, Outcome, digest, peak_bytes
+from cellinfer.engine._job import LABELS, Embedding, Job, Outcome, digest, peak_bytes
 from cellinfer.engine._patience import within
 from cellinfer.errors import OutputError
 from cellinfer.files import PARTIAL, output_errors
@@ -59,6 +60,7 @@ class Ledger:
         pipeline: Pipeline,
         model: str | Path,
         *,
+        embed: str | Path | None = None,
         fresh: bool,
         retry_failed: bool,
         report: Progress,
@@ -81,14 +83,17 @@ class Ledger:
             )
         self.diameter, self.assumed = self._settle_diameter(pipeline, fresh)
         self.pipeline = pipeline.resolved(diameter=self.diameter)
-        self.job = self._job(model)
+        self.job = self._job(model, embed)
         self._fresh = fresh
 
-    def _job(self, model: str | Path) -> Job:
-        session = self.pipeline.session
-        bundled = isinstance(model, str) and model in cellinfer_models.registry()
+    def _job(self, model: str | Path, embed: str | Path | None) -> Job:
+        session, embedder = self.pipeline.session, self.pipeline.embedder
+        bundled = _is_bundled(model)
+        described = None
+        if embed is not None and embedder is not None:
+            described = Embedding(_as_elsewhere(embed), **embedder.configuration)
         return Job(
-            model=str(model) if bundled else str(Path(model).absolute()),
+            model=_as_elsewhere(model),
             sha256=session.sha256,
             device="cpu" if session.device == "cpu" else "cuda",
             precision=session.choice.precision if bundled else "auto",
@@ -98,6 +103,7 @@ class Ledger:
             pixel_size=self.plate.pixel_size,
             version=__version__,
             configuration=_configuration(self.pipeline, self.plate),
+            embedding=described,
         )
 
     def _settle_diameter(self, pipeline: Pipeline, fresh: bool) -> tuple[float, bool]:
@@ -184,6 +190,9 @@ class Ledger:
         """Until the tables are written anew, leave nothing that says that they are complete."""
         with output_errors(self.folder):
             (self.folder / "run.json").unlink(missing_ok=True)
+            if self.pipeline.embedder is None:  # features of an earlier run with other settings
+                (self.folder / f"{embedding.TABLE}.parquet").unlink(missing_ok=True)
+                (self.folder / f"{embedding.TABLE}.csv").unlink(missing_ok=True)
         if not isinstance(self.folder, Path):
             return
         if (self.folder / "assay" / "assay.json").is_file():
@@ -295,7 +304,18 @@ def _absolute(folder: AnyPath) -> AnyPath:
     return folder.absolute() if isinstance(folder, Path) else folder
 
 
+def _is_bundled(model: str | Path) -> bool:
+    return isinstance(model, str) and model in cellinfer_models.registry()
+
+
+def _as_elsewhere(model: str | Path) -> str:
+    """Return a bundled model's name, or a file's path, as other processes must call it."""
+    return str(model) if _is_bundled(model) else str(Path(model).absolute())
+
+
 def _configuration(pipeline: Pipeline, plate: Plate) -> str:
     """Return a digest of everything but the pixels that decides a field's result."""
-    content = [__version__, pipeline.session.sha256, asdict(pipeline.settings), plate.pixel_size]
+    content: list[object] = [__version__, pipeline.session.sha256, asdict(pipeline.settings), plate.pixel_size]
+    if pipeline.embedder is not None:
+        content.append({"embedding": pipeline.embedder.configuration})
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

@@ -6,7 +6,7 @@ import ctypes
 import os
 import re
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -98,7 +98,13 @@ def reuse_freed_memory() -> None:
         mallopt(_M_ARENA_MAX, 3)  # threads share what is kept
 
 
-def field_bytes(field: Field, *, enlarged: float = 1.0, views: bool = False) -> int:
+def field_bytes(
+    field: Field,
+    *,
+    enlarged: float = 1.0,
+    views: bool = False,
+    more: Callable[[int, int], int] | None = None,
+) -> int:
     """Return how many bytes a field needs at its peak, by the header of its first plane; 0 if that cannot be read.
 
     Parameters
@@ -109,6 +115,8 @@ def field_bytes(field: Field, *, enlarged: float = 1.0, views: bool = False) -> 
         Factor by which the image is enlarged for the network.
     views
         Whether the network sees it in several views.
+    more
+        What else is done with it takes so many bytes, by its pixels and channels.
     """
     planes = [refs[0] for refs in field.images.values() if refs]
     if not planes:
@@ -118,7 +126,8 @@ def field_bytes(field: Field, *, enlarged: float = 1.0, views: bool = False) -> 
     except CellinferError:
         return 0  # reading it will say what is wrong
     network = (_PER_PIXEL + _WITH_VIEWS * views) * max(1.0, enlarged) ** 2
-    return _PER_FIELD + round(height * width * (network + _PER_PLANE * len(planes)))
+    rest = 0 if more is None else more(height * width, len(planes))
+    return _PER_FIELD + round(height * width * (network + _PER_PLANE * len(planes))) + rest
 
 
 class Room:

@@ -15,6 +15,7 @@ from cellinfer.files import durable
 from cellinfer.plate import Plate
 
 if TYPE_CHECKING:
+    from cellinfer.embedding import Embedder
     from cellinfer.engine import RunResult
     from cellinfer.engine._plan import Plan
     from cellinfer.pipeline import Pipeline
@@ -48,6 +49,7 @@ def write_run_info(
             "sha256": session.sha256,
             "license": session.card.license,
         },
+        **({} if pipeline.embedder is None else {"embedding": _embedding(pipeline.embedder)}),
         "device": {"name": session.device},
         "plan": {"dask": scheduler} if scheduler else asdict(plan),
         "precision": asdict(session.choice),
@@ -76,6 +78,11 @@ def write_run_info(
     }
     with durable(folder / "run.json") as partial:
         partial.write_text(json.dumps(info, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _embedding(embedder: Embedder) -> dict[str, Any]:
+    card = embedder.session.card
+    return {"name": card.name, "version": card.version, "license": card.license, **embedder.configuration}
 
 
 def package_versions() -> dict[str, str]:

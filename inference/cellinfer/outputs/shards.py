@@ -18,9 +18,10 @@ import pyarrow as pa
 import pyarrow.ipc
 from numpy.typing import NDArray
 
+from cellinfer.embedding import TABLE
 from cellinfer.errors import OutputError
 from cellinfer.files import durable
-from cellinfer.pipeline import OBJECTS, FieldResult
+from cellinfer.pipeline import TABLES, FieldResult
 from cellinfer.storage import AnyPath, read
 
 _COLUMNS = b"columns"
@@ -35,13 +36,13 @@ class Block:
     columns
         Names of all columns, in order.
     numbers
-        `(F, n)` float64: the columns of floating-point numbers, a row each, in order.
+        `(F, n)` float64, of embeddings float32: the columns of floating-point numbers, a row each, in order.
     others
         The columns of other types.
     """
 
     columns: tuple[str, ...]
-    numbers: NDArray[np.float64]
+    numbers: NDArray[Any]
     others: pa.Table
 
     @property
@@ -70,7 +71,8 @@ class Shard:
     Attributes
     ----------
     objects
-        `"Nuclei"`, `"Cells"`, `"Cytoplasm"` -> their table; nothing for a field that failed.
+        `"Nuclei"`, `"Cells"`, `"Cytoplasm"`, and where cells were embedded `"Embedding"` -> their table; nothing for a
+        field that failed.
     image
         The field's own row.
     """
@@ -81,11 +83,11 @@ class Shard:
 
 def shard_of(result: FieldResult) -> Shard:
     """Return what is kept of a field's result."""
-    return Shard({name: _block(result.tables[name]) for name in OBJECTS}, result.image)
+    return Shard({name: _block(table, name) for name, table in result.tables.items()}, result.image)
 
 
-def _block(table: pd.DataFrame) -> Block:
-    floats = (table.dtypes == np.float64).to_numpy()
+def _block(table: pd.DataFrame, name: str) -> Block:
+    floats = (table.dtypes == (np.float32 if name == TABLE else np.float64)).to_numpy()
     others = table.loc[:, ~floats]
     return Block(
         tuple(map(str, table.columns)),
@@ -104,8 +106,7 @@ def write_shard(result: FieldResult, path: AnyPath) -> str:
 
 def _write(shard: Shard, path: Path) -> None:
     with pa.OSFile(str(path), "wb") as sink:
-        for name in OBJECTS:
-            block = shard.objects[name]
+        for block in shard.objects.values():
             schema = block.others.schema.with_metadata({_COLUMNS: json.dumps(block.columns)})
             with pa.ipc.new_stream(sink, schema) as writer:
                 writer.write_table(block.others)
@@ -133,13 +134,17 @@ def read_shard(path: AnyPath, digest: str) -> Shard:
     """
     objects = {}
     with _source(path, digest) as source:
-        for name in OBJECTS:
+        for name in TABLES:
             others = pa.ipc.open_stream(source).read_all()
+            if _COLUMNS not in (others.schema.metadata or {}):
+                break  # no embeddings: it is the field's own row
             columns = tuple(json.loads(others.schema.metadata[_COLUMNS]))
             source.seek(source.tell() + -source.tell() % 64)
             numbers = pa.ipc.read_tensor(source).to_numpy()
             objects[name] = Block(columns, numbers, others.replace_schema_metadata(None))
-        (image,) = pa.ipc.open_stream(source).read_all()["image"].to_pylist()
+        else:
+            others = pa.ipc.open_stream(source).read_all()
+        (image,) = others["image"].to_pylist()
     return Shard(objects, json.loads(image))
 
 

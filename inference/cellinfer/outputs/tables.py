@@ -28,10 +28,10 @@ NOT_MEASURED = ("Metadata_", "ImageNumber", "ObjectNumber")
 
 
 def write_tables(fields: Iterable[Shard], folder: Path, *, template: Shard, csv: bool = False) -> pd.DataFrame:
-    """Write `Nuclei`, `Cells`, `Cytoplasm`, `Image` and `Well` tables from fields in plate order.
+    """Write `Nuclei`, `Cells`, `Cytoplasm`, `Image` and `Well` tables, and `Embedding` if there is one.
 
-    Fields are read once and never held together: memory is that of the largest well, a few tens of megabytes for each
-    table, about 1 kB for each field and 8 bytes for each number of the well table.
+    Fields come in plate order. They are read once and never held together: memory is that of the largest well, a few
+    tens of megabytes for each table, about 1 kB for each field and 8 bytes for each number of the well table.
 
     Parameters
     ----------
@@ -74,7 +74,7 @@ def write_tables(fields: Iterable[Shard], folder: Path, *, template: Shard, csv:
     with durable(folder / "Well.parquet") as partial:
         pq.write_table(pa.Table.from_pandas(profiles, preserve_index=False), partial)
     if csv:
-        for name in (*OBJECTS, "Image", "Well"):
+        for name in (*template.objects, "Image", "Well"):
             _write_csv(folder / f"{name}.parquet")
     return profiles
 
@@ -91,7 +91,7 @@ def _image_table(images: list[dict[str, Any]], schema: pa.Schema) -> pa.Table:
 
 
 def well_profile(fields: list[Shard], template: Shard) -> dict[str, Any]:
-    """Return the row of one well at one time: sums of counts, medians over cells of every feature.
+    """Return the row of one well at one time: sums of counts, medians over cells of every measurement.
 
     Columns: the well's key, `Image_Count_Fields`, `Image_Count_FailedFields`, the sum of each `Image_Count_`, then each
     feature's median under its own name.
@@ -103,7 +103,8 @@ def well_profile(fields: list[Shard], template: Shard) -> dict[str, Any]:
     for column in template.image:
         if column.startswith("Image_Count_"):
             row[column] = sum(int(image.get(column, 0)) for image in rows)
-    for name, block in template.objects.items():
+    for name in OBJECTS:
+        block = template.objects[name]
         row |= _medians([field.objects[name] for field in fields if name in field.objects] or [block], block)
     return row
 
@@ -120,13 +121,13 @@ def _medians(blocks: list[Block], template: Block) -> dict[str, float]:
     }
 
 
-def aligned(block: Block, names: tuple[str, ...]) -> NDArray[np.float64]:
+def aligned(block: Block, names: tuple[str, ...]) -> NDArray[Any]:
     """Return a block's numbers as rows of these names, NaN where it has no such column."""
     own = block.names
     if own == names:
         return block.numbers
     places = {name: place for place, name in enumerate(own)}
-    values = np.full((len(names), block.rows), np.nan)
+    values = np.full((len(names), block.rows), np.nan, block.numbers.dtype)
     for row, name in enumerate(names):
         if (place := places.get(name)) is not None:
             values[row] = block.numbers[place]
@@ -207,7 +208,8 @@ def _by_time(well: list[Shard]) -> list[list[Shard]]:
 def _writing(path: Path, template: Block) -> Iterator[_GrowingTable]:
     """Write a Parquet file in pieces; it appears whole at the end, or not at all."""
     types = {field.name: field.type for field in template.others.schema}
-    schema = pa.schema([(name, types.get(name, pa.float64())) for name in template.columns])
+    number = pa.from_numpy_dtype(template.numbers.dtype)
+    schema = pa.schema([(name, types.get(name, number)) for name in template.columns])
     with (
         durable(path) as partial,
         pq.ParquetWriter(partial, schema, use_dictionary=[n for n, kind in types.items() if _is_text(kind)]) as file,
@@ -223,7 +225,7 @@ class _GrowingTable:
     def __init__(self, file: pq.ParquetWriter, schema: pa.Schema, template: Block) -> None:
         self._file, self._schema = file, schema
         self._names, self._others = template.names, template.others.schema
-        self._most = max(1, _BYTES_PER_GROUP // (8 * max(1, len(template.columns))))
+        self._most = max(1, _BYTES_PER_GROUP // (template.numbers.itemsize * max(1, len(template.columns))))
         self._blocks: list[Block] = []
         self._rows = 0
 
