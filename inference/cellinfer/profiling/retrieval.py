@@ -180,7 +180,7 @@ def score_queries(
     collected = _Collected()
     workers = threads or _cores()
     with ThreadPoolExecutor(workers) as pool:
-        for part in _blocks(len(matching), matching.size, similarities.itemsize, memory):
+        for part in query_blocks(len(matching), matching.size, similarities.itemsize, memory):
             block = similarities.block(matching.rows[part])
             relevance = matching.relevance(part)
             edges = np.linspace(0, len(block), workers + 1).astype(int)
@@ -204,7 +204,8 @@ def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _blocks(queries: int, n: int, itemsize: int, memory: int) -> Iterable[slice]:
+def query_blocks(queries: int, n: int, itemsize: int, memory: int) -> Iterable[slice]:
+    """Divide queries into blocks whose similarities to `n` rows, and what is made with them, fit into some bytes."""
     size = int(np.clip(memory // (max(n, 1) * (itemsize + _BYTES_BESIDE)), 1, 4096))
     return (slice(start, min(start + size, queries)) for start in range(0, queries, size))
 
