@@ -11,7 +11,20 @@ from typing import Annotated
 import typer
 
 from cellinfer._version import __version__
-from cellinfer.cli import assay, doctor, evaluate, export, features, inspect, models, qc, run, segment, simulate
+from cellinfer.cli import (
+    assay,
+    doctor,
+    evaluate,
+    evaluate_profiles,
+    export,
+    features,
+    inspect,
+    models,
+    qc,
+    run,
+    segment,
+    simulate,
+)
 from cellinfer.errors import CellinferError
 
 app = typer.Typer(
@@ -26,6 +39,7 @@ for command in (
     inspect.inspect,
     segment.segment,
     evaluate.evaluate,
+    evaluate_profiles.evaluate_profiles,
     assay.assay,
     qc.qc,
     export.export,

@@ -13,6 +13,8 @@ on one plate would give that plate away:
   treatments, as share of the way from chance (0) to perfection (1).
 - `replicate_map`: the same of finding profiles of the same treatment in other batches among those of other treatments.
 
+Where treatments are doses of compounds, "of other treatments" should be read, and asked for, as "of other compounds".
+
 The first two are balanced accuracies (means over batches), whose chance level and 95 % interval come from permuting the
 batches of all rows; intervals of the values are bootstrap intervals over treatments.
 """
@@ -72,6 +74,7 @@ def batch_effects(
     *,
     batch: str,
     treatment: str | None = None,
+    held_out: str | None = None,
     features: Iterable[str] | None = None,
     metric: Metric = "cosine",
     precision: Precision = "float64",
@@ -90,6 +93,9 @@ def batch_effects(
         Column with the plate or batch.
     treatment
         Column with what replicates share. Without one, as for control wells only, each row is held out by itself.
+    held_out
+        Column with what is held out together, and never counts as another treatment: the compound, where treatments
+        are its doses. Default: the treatment.
     features
         Feature columns; found by default.
     metric, precision
@@ -109,7 +115,8 @@ def batch_effects(
         If a column is missing or has missing values, there is one batch only, or a feature is not finite.
     """
     names = feature_columns(table, features)
-    for column in (batch, treatment):
+    held_out = held_out or treatment
+    for column in (batch, treatment, held_out):
         if column is not None and column not in table:
             raise InputError(f"The table has no column {column!r}.")
         if column is not None and table[column].isna().any():
@@ -117,12 +124,13 @@ def batch_effects(
     batches, batch_names = pd.factorize(table[batch])
     if len(batch_names) < 2:
         raise InputError(f"All rows are of one {batch!r}: a batch effect needs two.")
-    groups = pd.factorize(table[treatment])[0] if treatment is not None else np.arange(len(table))
+    groups = pd.factorize(table[held_out])[0] if held_out is not None else np.arange(len(table))
     if groups.max(initial=0) == 0:
-        raise InputError(f"All rows are of one {treatment!r}: leave the column away to hold out row by row.")
+        raise InputError(f"All rows are of one {held_out!r}: leave the column away to hold out row by row.")
     values = table[names].to_numpy(np.float64, na_value=np.nan)
     similarities = Similarities(values, metric, precision)
-    kinds = pd.DataFrame({"batch": batches, "treatment": groups})
+    replicates = pd.factorize(table[treatment])[0] if treatment is not None else groups
+    kinds = pd.DataFrame({"batch": batches, "group": groups, "treatment": replicates})
     generator = np.random.default_rng(seed)
     shuffled = [generator.permutation(batches) for _ in range(permutations)]
     nearest = nearest_of_others(similarities, groups, NEIGHBOURS, memory)
@@ -140,8 +148,8 @@ def batch_effects(
     ]
     notes = []
     for measure, rules in (
-        ("batch_map", PairRules(["batch"], ["treatment"], [], ["batch", "treatment"])),
-        ("replicate_map", PairRules(["treatment"], ["batch"], [], ["treatment"])),
+        ("batch_map", PairRules(["batch"], ["group"], [], ["batch", "group"])),
+        ("replicate_map", PairRules(["treatment"], ["batch"], [], ["group"])),
     ):
         row = _retrieved(measure, similarities, kinds, rules, memory, threads)
         if not row["n_queries"]:
@@ -270,7 +278,7 @@ def _accuracy(
     return _row(
         measure,
         values[0],
-        bootstrap_interval(weighted, kinds["treatment"]),
+        bootstrap_interval(weighted, kinds["group"]),
         (float(chance.mean()) if len(chance) else math.nan, float(low), float(high)),
         int(known.sum()),
     )
@@ -296,7 +304,7 @@ def _retrieved(
     judged = scores.n_candidates > scores.n_positives
     expected = expected_average_precision(scores.n_positives, scores.n_candidates)[judged]
     normalised = (scores.average_precision[judged] - expected) / (1 - expected)
-    interval = bootstrap_interval(normalised, kinds["treatment"].to_numpy()[scores.rows[judged]])
+    interval = bootstrap_interval(normalised, kinds["group"].to_numpy()[scores.rows[judged]])
     value = float(normalised.mean()) if len(normalised) else math.nan
     return _row(measure, value, interval, (0.0, math.nan, math.nan), len(normalised))
 

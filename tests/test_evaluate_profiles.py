@@ -1,0 +1,361 @@
+"""The whole evaluation: levels, controls, before and after, what is written, and what is refused."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pandas as pd
+import pytest
+from cellinfer.cli import app
+from cellinfer.errors import InputError
+from cellinfer.profiling import _evaluation_picture as picture
+from cellinfer.profiling.batch_effects import batch_effects
+from cellinfer.profiling.evaluation import ProfileEvaluation, evaluate_profiles
+from cellinfer.profiling.pairs import PairRules
+from cellinfer.profiling.retrieval import average_precision, mean_average_precision
+from packaging.requirements import Requirement
+from typer.testing import CliRunner
+
+COLUMNS: dict[str, Any] = {
+    "label": "Metadata_moa",
+    "treatment": "Metadata_t",
+    "controls": "Metadata_t == 'DMSO'",
+    "draws": 500,
+    "permutations": 20,
+}
+
+
+def screen(seed: int = 0, plates: int = 3, shift: float = 1.0, sites: int = 0) -> pd.DataFrame:
+    """Plates with 12 treatments of 4 classes (one of them with a single treatment) and 4 control wells."""
+    random = np.random.default_rng(seed)
+    names = [f"T{number:02d}" for number in range(12)] + ["DMSO"] * 4
+    kinds = ["a"] * 4 + ["b"] * 4 + ["a|b"] + ["c"] * 2 + ["alone"] + [None] * 4
+    centres = {name: random.normal(size=16) for name in [*names, "a", "b", "c", "alone"]}
+    rows, values = [], []
+    for plate in range(plates):
+        moved = shift * random.normal(size=16)
+        for place, (name, kind) in enumerate(zip(names, kinds, strict=True)):
+            shared = [] if kind is None else [centres[name], *(2 * centres[one] for one in kind.split("|"))]
+            centre = moved + np.sum([np.zeros(16), *shared], axis=0)
+            for site in range(max(sites, 1)):
+                rows.append((f"P{plate}", f"A{place + 1:02d}", site + 1, name, kind))
+                values.append(centre + 0.7 * random.normal(size=16))
+    columns = ["Metadata_Plate", "Metadata_Well", "Metadata_Site", "Metadata_t", "Metadata_moa"]
+    table = pd.DataFrame(rows, columns=columns)
+    if not sites:
+        table = table.drop(columns="Metadata_Site")
+    return pd.concat([table, pd.DataFrame(values).add_prefix("Cells_f")], axis=1)
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> tuple[ProfileEvaluation, Path]:
+    """An evaluation before and after plates were centred, on disk."""
+    folder = tmp_path_factory.mktemp("evaluation")
+    raw = screen(shift=3.0)
+    raw.to_csv(folder / "raw.csv.gz", index=False)
+    names = [name for name in raw if name.startswith("Cells_")]
+    control = raw["Metadata_t"] == "DMSO"
+    centres = raw[names].where(control).groupby(raw["Metadata_Plate"]).transform("mean")
+    pd.concat([raw.drop(columns=names), raw[names] - centres], axis=1).to_parquet(folder / "centred.parquet")
+    result = evaluate_profiles(
+        folder / "centred.parquet", before=folder / "raw.csv.gz", **COLUMNS, projection="pca", out=folder / "out"
+    )
+    return result, folder
+
+
+def test_a_correction_shows_in_every_figure(written: tuple[ProfileEvaluation, Path]) -> None:
+    metrics = written[0].metrics.set_index(["task", "metric"])
+    for task in ("class_by_well", "class_by_treatment", "replicates_by_well", "activity_by_well"):
+        row = metrics.loc[(task, "map")]
+        assert row["low"] <= row["value"] <= row["high"] and row["value"] > row["chance"]
+        assert metrics.loc[(task, "map_interpolated"), "value"] >= row["value"]
+    assert metrics.loc[("replicates_by_well", "map"), "change"] > 0.2
+    for measure in ("batch_by_neighbours", "batch_by_discriminant", "batch_map"):
+        assert metrics.loc[("batches_of_treated_wells", measure), "change"] < -0.2
+        assert ("batches_of_control_wells", measure) in metrics.index
+    assert metrics.loc[("nearest_neighbour_nsc", "accuracy"), "value"] > 0.7
+
+
+def test_queries_are_what_their_definition_says(written: tuple[ProfileEvaluation, Path]) -> None:
+    result = written[0]
+    treatments = result.queries[result.queries["task"] == "class_by_treatment"].set_index("Metadata_t")
+    assert "T11" not in treatments.index and len(treatments) == 11  # alone in its class
+    # a|b finds all eight of either; those of a find three others and it
+    assert treatments.loc["T08", "n_positives"] == 8 and treatments.loc["T00", "n_positives"] == 4
+    assert (treatments["n_candidates"] == 11).all()
+    wells = result.queries[result.queries["task"] == "class_by_well"]
+    assert len(wells) == 33 and (wells["n_candidates"] == 36 - 3).all()  # wells of its own treatment are left out
+    activity = result.queries[result.queries["task"] == "activity_by_well"]
+    assert (activity["n_positives"] == 2).all() and (activity["n_candidates"] == 2 + 12).all()
+    classes = result.classes[result.classes["task"] == "class_by_treatment"].set_index("name")
+    assert classes["n_queries"].to_dict() == {"a": 5, "b": 5, "c": 2}
+    assert any("class_by_treatment: 1 of 12 rows are no queries" in note for note in result.notes)
+    assert set(result.definitions) >= set(result.metrics["task"])
+
+
+def test_figures_are_those_of_the_functions(written: tuple[ProfileEvaluation, Path]) -> None:
+    result, folder = written
+    table = pd.read_parquet(folder / "centred.parquet")
+    treated = table[table["Metadata_t"] != "DMSO"].reset_index(drop=True)
+    scored = average_precision(treated, PairRules(["Metadata_t"], [], [], ["Metadata_t"]))
+    assert result.value("replicates_by_well", "map") == pytest.approx(scored["average_precision"].mean())
+    means = mean_average_precision(scored, "Metadata_t", draws=500)
+    ours = result.treatments[result.treatments["task"] == "replicates_by_well"]
+    np.testing.assert_allclose(ours["map"], means["mean_average_precision"])
+    np.testing.assert_allclose(ours["p_value"], means["p_value"])
+    effects = batch_effects(treated, batch="Metadata_Plate", treatment="Metadata_t", permutations=20)
+    assert result.value("batches_of_treated_wells", "batch_by_neighbours") == effects.value("batch_by_neighbours")
+    with pytest.raises(KeyError, match="was not measured"):
+        result.value("class_by_well", "beauty")
+
+
+def test_what_is_written_can_be_read_again(written: tuple[ProfileEvaluation, Path]) -> None:
+    result, folder = written
+    out = folder / "out"
+    assert {path.name for path in result.files} == {path.name for path in out.iterdir()}
+    for name in ("metrics", "queries", "classes", "treatments", "curves"):
+        table = getattr(result, name)
+        pd.testing.assert_frame_equal(pd.read_parquet(out / f"{name}.parquet"), table, check_dtype=False)
+        assert len(pd.read_csv(out / f"{name}.csv")) == len(table)
+    said = json.loads((out / "evaluation.json").read_text())
+    assert set(said["provenance"]["inputs"]) == {"profiles", "before"}
+    assert len(said["provenance"]["inputs"]["profiles"]["sha256"]) == 64
+    assert said["options"]["label"] == "Metadata_moa" and said["options"]["batch"] == "Metadata_Plate"
+    assert "projection: PCA" in said["notes"]
+    image = cv2.imread(str(out / "evaluation.png"))
+    assert image.shape[0] > 800 and image.shape[1] > 1200 and len(np.unique(image.reshape(-1, 3), axis=0)) > 100
+
+
+def test_the_same_question_has_the_same_answer(written: tuple[ProfileEvaluation, Path]) -> None:
+    again = evaluate_profiles(written[1] / "centred.parquet", **COLUMNS)
+    pd.testing.assert_frame_equal(again.metrics, written[0].metrics.drop(columns=["before", "change"]))
+
+
+def test_the_order_of_rows_and_the_memory_do_not_matter() -> None:
+    table = screen()
+    shuffled = table.sample(frac=1, random_state=1)
+    one, other = (
+        evaluate_profiles(each, **COLUMNS, memory=memory).metrics.set_index(["task", "metric"])
+        for each, memory in ((table, 1 << 28), (shuffled, 2000))
+    )
+    same = [key for key in one.index if "batches" not in key[0]]  # folds and permutations are drawn by row
+    np.testing.assert_allclose(one.loc[same, "value"], other.loc[same, "value"], rtol=1e-9)
+
+
+def test_images_do_not_find_those_of_their_well() -> None:
+    result = evaluate_profiles(screen(sites=2), **COLUMNS, level="image")
+    counts = dict(iter(result.queries.groupby("task")))
+    # two images in each of the other two plates
+    assert (counts["replicates_by_image"]["n_positives"] == 4).all()
+    assert (counts["replicates_by_image"]["n_candidates"] == 4 + 66).all()
+    assert (counts["replicates_by_well"]["n_positives"] == 2).all()
+    assert set(counts) >= {"class_by_image", "class_by_well", "class_by_treatment", "activity_by_image"}
+    assert result.provenance["rows"] == {"image": 96, "well": 48, "treatment": 15}
+
+
+def test_treatment_profiles_need_no_wells() -> None:
+    wells = screen()
+    names = [name for name in wells if name.startswith("Cells_")]
+    treated = wells[wells["Metadata_t"] != "DMSO"]
+    table = treated.groupby(["Metadata_t", "Metadata_moa"])[names].mean().reset_index()
+    result = evaluate_profiles(table, label="Metadata_moa", level="treatment", draws=200)
+    wells_too = evaluate_profiles(wells, **COLUMNS)
+    for metric in ("map", "map_interpolated", "folds_of_enrichment", "precision_at_5"):
+        assert result.value("class_by_treatment", metric) == pytest.approx(
+            wells_too.value("class_by_treatment", metric)
+        )
+    assert any("batch effects were not measured" in note for note in result.notes)
+
+
+def test_doses_of_a_compound_do_not_count_as_others_of_their_class() -> None:
+    table = screen()
+    table["Metadata_compound"] = table["Metadata_t"].replace({"T01": "T00", "T10": "T09"})
+    result = evaluate_profiles(table, **COLUMNS, compound="Metadata_compound")
+    found = result.queries[result.queries["task"] == "class_by_treatment"].set_index("Metadata_t")
+    assert found.loc["T00", "n_positives"] == 3
+    assert not {"T09", "T10"} & set(found.index)  # c is now of one compound
+    nearest = result.metrics.set_index("task").loc["nearest_neighbour_nsc"]
+    assert nearest["n_queries"] == 9
+
+
+def test_controls_are_negatives_where_asked() -> None:
+    plain, beside = (evaluate_profiles(screen(), **COLUMNS, controls_are_negatives=wanted) for wanted in (False, True))
+    for task, more in (("class_by_treatment", 3), ("class_by_well", 12), ("replicates_by_well", 12)):
+        one, other = (each.queries.loc[each.queries["task"] == task, "n_candidates"] for each in (plain, beside))
+        assert set(other.to_numpy() - one.to_numpy()) == {more}
+
+
+def test_min_others_narrows_the_queries() -> None:
+    result = evaluate_profiles(screen(), **COLUMNS, min_others=2)
+    treatments = result.queries[result.queries["task"] == "class_by_treatment"]
+    assert not {"T09", "T10"} & set(treatments["Metadata_t"])
+
+
+def test_features_that_are_not_finite_are_left_out_and_said() -> None:
+    table = screen()
+    features = [name for name in table if name.startswith("Cells_")]
+    table.loc[3, "Cells_f2"] = np.nan
+    table.loc[5, "Cells_f7"] = np.inf
+    table.loc[7, features] = np.nan  # an empty well
+    result = evaluate_profiles(table, **COLUMNS)
+    assert result.provenance["n_features"] == 14
+    assert "1 profiles were left out" in result.notes[0] and "2 of 16 features were left out" in result.notes[1]
+
+
+def test_copies_of_profiles_are_said() -> None:
+    table = screen()
+    features = [name for name in table if name.startswith("Cells_")]
+    table.loc[1, features] = table.loc[0, features].to_numpy()
+    assert any("1 profiles are equal to others" in note for note in evaluate_profiles(table, **COLUMNS).notes)
+
+
+def test_one_plate_has_no_batch_effect_but_everything_else() -> None:
+    table = screen(plates=1)
+    result = evaluate_profiles(table, **COLUMNS)
+    assert any("there is 1 Metadata_Plate" in note for note in result.notes)
+    assert not [task for task in result.metrics["task"] if task.startswith("batches")]
+    assert any("No treatment has replicates" in note for note in result.notes)
+    assert result.value("class_by_treatment", "map") > 0
+
+
+def test_before_is_matched_by_well() -> None:
+    table = screen()
+    raw = table.drop(columns=["Metadata_moa"]).sample(frac=1, random_state=0).iloc[:-1]
+    result = evaluate_profiles(table, before=raw, **COLUMNS)
+    assert any("1 rows are in one of the tables" in note for note in result.notes)
+    changes = result.metrics["change"].dropna()
+    same = result.metrics["task"].str.startswith("batches")
+    assert changes[~same].abs().max() < 1e-9 and len(changes) == len(result.metrics)
+
+
+TABLES: list[tuple[Callable[[pd.DataFrame], pd.DataFrame], dict[str, Any], str]] = [
+    (lambda table: table.iloc[:0], {}, "no rows"),
+    (lambda table: table.drop(columns="Metadata_moa"), {}, r"no column 'Metadata_moa' \(label\)"),
+    (lambda table: table.assign(Metadata_moa=None), {}, "is empty"),
+    (lambda table: table.filter(like="Metadata"), {}, "no features"),
+    (lambda table: table.assign(Metadata_Well="A01"), {}, "a well that is there before, such as P0 A01"),
+    (lambda table: table, {"level": "treatment"}, "level well"),
+    (lambda table: table, {"level": "plate"}, "no level"),
+    (lambda table: table, {"treatment": None}, "name the column that replicates share"),
+    (lambda table: table, {"treatment": None, "label": None}, "Name the column"),
+    (lambda table: table, {"controls": "Metadata_t == 'water'"}, "holds for none"),
+    (lambda table: table, {"controls": "Metadata_t ="}, "not understood"),
+    (lambda table: table, {"controls": "Cells_f1 + 1"}, "yes or no"),
+    (lambda table: table, {"controls": "@pd.io"}, "not understood"),
+    (lambda table: table, {"metric": "manhattan"}, "no metric"),
+    (lambda table: table, {"projection": "tsne"}, "no projection"),
+    (lambda table: table, {"min_others": 0}, "at least one other"),
+    (lambda table: table.assign(Metadata_moa=np.arange(len(table)).astype(str)), {}, "more than one Metadata_moa"),
+    (lambda table: table.drop(columns="Metadata_Well"), {"level": "image"}, "needs the column Metadata_Well"),
+    (lambda table: table.assign(**dict.fromkeys(table.filter(like="Cells_"), np.nan)), {}, "finite"),
+]
+
+
+@pytest.mark.parametrize(("change", "options", "says"), TABLES)
+def test_what_cannot_be_used_is_refused(
+    change: Callable[[pd.DataFrame], pd.DataFrame], options: dict[str, Any], says: str
+) -> None:
+    with pytest.raises(InputError, match=says):
+        evaluate_profiles(change(screen()), **{**COLUMNS, **options})
+
+
+def test_files_that_cannot_be_read_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "broken.parquet").write_bytes(b"PAR1 but no more")
+    (tmp_path / "profiles.xlsx").write_bytes(b"")
+    (tmp_path / "empty.csv").write_bytes(b"")
+    reasons = {
+        "none.csv": "no table",
+        "broken.parquet": "cannot be read",
+        "profiles.xlsx": "must end in",
+        "empty.csv": "cannot be read",
+    }
+    for name, says in reasons.items():
+        with pytest.raises(InputError, match=says):
+            evaluate_profiles(tmp_path / name, **COLUMNS)
+
+
+def test_the_picture_copes_with_many_names_and_strange_ones(tmp_path: Path) -> None:
+    table = pd.concat([screen(seed, plates=9) for seed in range(2)], ignore_index=True)
+    table["Metadata_Plate"] = np.repeat(["first ", "second "], len(table) // 2) + table["Metadata_Plate"]
+    strange = "=$a_{" + table["Metadata_t"] + "}$ " + "long " * 12
+    table["Metadata_moa"] = strange.where(table["Metadata_t"] != "DMSO")
+    result = evaluate_profiles(table, **COLUMNS, projection="pca", out=tmp_path)
+    assert (tmp_path / "evaluation.png").stat().st_size > 10_000
+    assert result.queries["Metadata_moa"].str.startswith("=").any()
+    assert not pd.read_csv(tmp_path / "queries.csv")["Metadata_moa"].dropna().str.startswith("=").any()
+
+
+def test_umap_is_taken_where_it_is_and_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    values = screen().filter(like="Cells_").to_numpy()
+    monkeypatch.setitem(sys.modules, "umap", None)  # not installed
+    points, axis_name, said = picture._project(values, "umap", "cosine", 0)
+    assert points.shape == (48, 2) and axis_name.startswith("PC|") and "not installed" in said[0]
+    assert picture._project(values, "auto", "cosine", 0)[2] == ["projection: PCA"]
+    monkeypatch.undo()
+    pytest.importorskip("umap")
+    points, axis_name, said = picture._project(values, "auto", "cosine", 0)
+    assert points.shape == (48, 2) and axis_name == "UMAP" and said == ["projection: UMAP"]
+
+
+def test_the_command_prints_and_writes(tmp_path: Path) -> None:
+    screen().to_csv(tmp_path / "wells.csv", index=False)
+    command = ["evaluate-profiles", str(tmp_path / "wells.csv"), "--label", "Metadata_moa", "--treatment", "Metadata_t"]
+    command += ["--controls", "Metadata_t == 'DMSO'", "--draws", "200", "--projection", "pca"]
+    command += ["--out", str(tmp_path / "out")]
+    done = CliRunner().invoke(app, command)
+    assert done.exit_code == 0, done.output
+    assert "class_by_treatment" in done.output and "folds_of_enrichment" in done.output
+    said = json.loads(CliRunner().invoke(app, [*command, "--json"]).stdout)
+    assert {row["task"] for row in said["metrics"]} >= {"class_by_well", "nearest_neighbour_nsc"}
+
+
+def test_the_command_refuses_in_one_sentence(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "cellinfer", "evaluate-profiles", str(tmp_path / "none.csv"), "--label", "x"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 2 and "level well" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_umap_brings_no_rust() -> None:
+    pytest.importorskip("umap")
+    waiting, found = ["umap-learn"], set[str]()
+    while waiting:
+        name = waiting.pop()
+        found.add(name)
+        for text in metadata.distribution(name).requires or ():
+            needed = Requirement(text)
+            if needed.marker is None or needed.marker.evaluate({"extra": ""}):
+                waiting += [needed.name] if needed.name not in found else []
+    assert {"umap-learn", "pynndescent", "scikit-learn"} <= found
+    builders = {name: (metadata.distribution(name).read_text("WHEEL") or "").lower() for name in found}
+    assert [name for name, builder in builders.items() if "maturin" in builder or "rust" in builder] == []
+
+
+@pytest.mark.realdata
+def test_a_real_plate_map_on_two_microscopes(data_folder: Path) -> None:
+    folder = data_folder / "profiles" / "jump_moa"
+    tables = [pd.read_csv(folder / f"Yokogawa_{name}.csv.gz") for name in ("Japan_20X", "US_20X_5Ch")]
+    shared = [name for name in tables[0] if name in tables[1]]
+    both = pd.concat([table[shared] for table in tables], ignore_index=True)
+    both["Metadata_broad_sample"] = both["Metadata_broad_sample"].fillna("DMSO")
+    result = evaluate_profiles(
+        both,
+        label="Metadata_moa",
+        treatment="Metadata_broad_sample",
+        controls="Metadata_broad_sample == 'DMSO'",
+        draws=2000,
+        permutations=20,
+    )
+    metrics = result.metrics.set_index(["task", "metric"])
+    assert (
+        metrics.loc[("replicates_by_well", "map"), "value"] > 3 * metrics.loc[("replicates_by_well", "map"), "chance"]
+    )
+    assert metrics.loc[("class_by_treatment", "map"), "n_queries"] > 50
+    assert metrics.loc[("batches_of_treated_wells", "batch_by_discriminant"), "value"] > 0.6
