@@ -11,10 +11,12 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 import pandas as pd
+from cellinfer_kernels import grouped
 from numpy.typing import NDArray
 
 from cellinfer.errors import InputError
 from cellinfer.profiling.columns import PLATE, SITE, WELL, feature_columns, is_metadata, metadata_columns
+from cellinfer.profiling.rows import choose_rows
 from cellinfer.profiling.similarity import Metric, Precision
 
 Mask = NDArray[np.bool_]
@@ -142,7 +144,8 @@ def prepare(table: pd.DataFrame, options: EvaluationOptions, features: Iterable[
     names = feature_columns(table, features)
     values, usable, kept, notes = _finite(table, names)
     metadata = table[metadata_columns(table) + _others_named(table, options)].reset_index(drop=True)
-    control = choose(table, options.controls)
+    none = np.zeros(len(table), np.bool_)
+    control = none if options.controls is None else choose_rows(table, options.controls, what="controls")
     if options.controls is not None and not control.any():
         raise InputError(f"No row is a control: {options.controls!r} holds for none of them.")
     columns: dict[str, NDArray[Any]] = {CONTROL: control}
@@ -188,21 +191,6 @@ def _with_columns(table: pd.DataFrame, options: EvaluationOptions) -> Evaluation
     return replace(options, batch=options.batch or _first(table, PLATE))
 
 
-def choose(table: pd.DataFrame, query: str | None) -> Mask:
-    """Return which rows a pandas query names; none without one."""
-    if query is None:
-        return np.zeros(len(table), np.bool_)
-    try:
-        found = table.eval(query, engine="python", local_dict={}, global_dict={})
-    except Exception as error:
-        raise InputError(
-            f"The query {query!r} for controls is not understood ({error}): write it as Metadata_Compound == 'DMSO'."
-        ) from error
-    if isinstance(found, pd.Series) and pd.api.types.is_bool_dtype(found.fillna(False).dtype):
-        return found.fillna(False).to_numpy(bool)
-    raise InputError(f"The query {query!r} for controls does not say yes or no for each row.")
-
-
 def _finite(table: pd.DataFrame, names: Sequence[str]) -> tuple[NDArray[np.float64], Mask, list[str], list[str]]:
     values = table[list(names)].to_numpy(np.float64, na_value=np.nan)
     finite = np.isfinite(values)
@@ -245,11 +233,9 @@ def _mean(level: Profiles, name: Level, keys: pd.Series) -> Profiles:
     """Mean of the rows of each key, with the metadata of the first; in order of appearance."""
     codes, found = pd.factorize(keys)
     firsts = np.unique(codes[codes >= 0], return_index=True)[1]
-    sums = np.zeros((len(found), level.values.shape[1]))
-    np.add.at(sums, codes[codes >= 0], level.values[codes >= 0])
-    sums /= np.bincount(codes[codes >= 0])[:, None]
+    means = grouped.means(level.values.T, grouped.arrange(codes, len(found))).T
     rows = np.flatnonzero(codes >= 0)[firsts]
-    return Profiles(name, level.table.iloc[rows].reset_index(drop=True), sums)
+    return Profiles(name, level.table.iloc[rows].reset_index(drop=True), np.ascontiguousarray(means))
 
 
 def _treatments(wells: Profiles, options: EvaluationOptions) -> Profiles:

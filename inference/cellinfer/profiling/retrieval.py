@@ -16,7 +16,6 @@ the square of the table.
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -46,6 +45,7 @@ from cellinfer.profiling.significance import (
     expected_average_precision,
 )
 from cellinfer.profiling.similarity import Metric, Precision, Similarities
+from cellinfer.sessions import available_cores
 
 Array = NDArray[np.float64]
 ZeroCells = Literal["correct", "infinite"]
@@ -178,7 +178,7 @@ def score_queries(
         raise InputError(f"Zero cells can be corrected or left infinite, not {zero_cells!r}.")
     depths = sorted(set(depths))
     collected = _Collected()
-    workers = threads or _cores()
+    workers = threads or available_cores()
     with ThreadPoolExecutor(workers) as pool:
         for part in query_blocks(len(matching), matching.size, similarities.itemsize, memory):
             block = similarities.block(matching.rows[part])
@@ -198,10 +198,6 @@ def score_queries(
                 queries = np.arange(part.start + piece.start, part.start + piece.stop)
                 _collect(collected, queries, ranking, depths, min_positives)
     return _finish(collected, matching, depths, zero_cells)
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def query_blocks(queries: int, n: int, itemsize: int, memory: int) -> Iterable[slice]:
@@ -407,17 +403,21 @@ def mean_average_precision(
     names = [by] if isinstance(by, str) else list(by)
     null = null or AveragePrecisionNull(draws, seed)
     scored = queries[queries["average_precision"].notna() & (queries["n_pos_pairs"] > 0)]
-    rows = []
-    for key, group in scored.groupby(names, observed=True, sort=True):
-        p, error = null.mean_p_value(
-            group["average_precision"], group["n_pos_pairs"], group["n_total_pairs"], dependence=dependence
-        )
-        means = group[["average_precision", "normalized_average_precision"]].mean()
-        rows.append((*key, len(group), *means, p, error))
-    if not rows:
+    codes = scored.groupby(names, observed=True, sort=True).ngroup().to_numpy()
+    order = np.argsort(codes, kind="stable")[int((codes < 0).sum()) :]
+    members = np.split(order, np.flatnonzero(np.diff(codes[order])) + 1)
+    if not len(order):
         raise InputError(f"No group of {', '.join(names)} has a query with positives.")
-    figures = ["mean_average_precision", "mean_normalized_average_precision", "p_value", "p_value_error"]
-    result = pd.DataFrame(rows, columns=[*names, "n_queries", *figures])
+    ap, normalised, positives, candidates = (
+        scored[name].to_numpy()
+        for name in ("average_precision", "normalized_average_precision", "n_pos_pairs", "n_total_pairs")
+    )
+    p = [null.mean_p_value(ap[rows], positives[rows], candidates[rows], dependence=dependence) for rows in members]
+    result = scored[names].iloc[[rows[0] for rows in members]].reset_index(drop=True)
+    result["n_queries"] = [len(rows) for rows in members]
+    result["mean_average_precision"] = [ap[rows].mean() for rows in members]
+    result["mean_normalized_average_precision"] = [normalised[rows].mean() for rows in members]
+    result["p_value"], result["p_value_error"] = np.array(p).T
     result["corrected_p_value"] = benjamini_hochberg(result["p_value"])
     result["below_p"] = result["p_value"] < threshold
     result["below_corrected_p"] = result["corrected_p_value"] < threshold

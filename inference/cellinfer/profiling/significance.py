@@ -43,7 +43,7 @@ class Interval(NamedTuple):
 
 
 class _Null(NamedTuple):
-    values: Array
+    values: Array  # ascending
     exact: bool
 
 
@@ -83,7 +83,7 @@ class AveragePrecisionNull:
         for one in np.unique(counts[known], axis=0):
             mine = known & (counts == one).all(axis=1)
             null = self._of(*one)
-            p[mine], error[mine] = _tail(np.sort(null.values), scores[mine], null.exact)
+            p[mine], error[mine] = _tail(null.values, scores[mine], null.exact)
         return PValues(p, error)
 
     def mean_p_value(
@@ -115,8 +115,8 @@ class AveragePrecisionNull:
             null = self._of(*kinds[0])
             values, exact = null.values, null.exact
         else:
-            values, exact = self._mixture(kinds, queries, dependence), False
-        p, error = _tail(np.sort(values), np.array([mean]), exact)
+            values, exact = np.sort(self._mixture(kinds, queries, dependence)), False
+        p, error = _tail(values, np.array([mean]), exact)
         return float(p[0]), float(error[0])
 
     def _mixture(self, kinds: NDArray[np.int64], queries: NDArray[np.int64], dependence: Dependence) -> Array:
@@ -137,7 +137,7 @@ class AveragePrecisionNull:
         if math.comb(key[1], key[0]) <= EXACT_LISTS:
             null = _Null(all_average_precisions(*key), True)
         else:
-            null = _Null(self._draw(*key), False)
+            null = _Null(np.sort(self._draw(*key)), False)
         self._kept[key] = null
         while sum(kept.values.nbytes for kept in self._kept.values()) > _KEPT_BYTES and len(self._kept) > 1:
             self._kept.popitem(last=False)
