@@ -251,7 +251,7 @@ def made_up(
 
 @pytest.mark.parametrize(("wells", "sites", "columns"), [(6, 1, 3), (6, 9, 3), (24, 4, 6), (96, 1, 12), (384, 1, 24)])
 def test_few_wells_of_plates_without_faults_are_flagged(wells: int, sites: int, columns: int) -> None:
-    plates = max(3, 240 // wells)
+    plates = max(3, 150 // wells)
     results = [judge_quality(made_up(wells, sites, seed, columns=columns)) for seed in range(plates)]
     failed = np.mean([(result.wells[SEVERITY] == "fail").mean() for result in results])
     warned = np.mean([(result.wells[SEVERITY] == "warn").mean() for result in results])
@@ -388,6 +388,29 @@ def test_a_plate_that_is_saturated_as_a_whole_is_told() -> None:
     assert any("the exposure is too long for all" in note for note in result.notes)
 
 
+def test_a_plate_that_differs_from_the_others_as_a_whole_is_told() -> None:
+    parts = [made_up(24, seed=seed, name=f"P{seed}") for seed in range(3)]
+    parts[1].fields["Image_ImageQuality_PowerLogLogSlope_DNA"] -= 0.8
+    result = judge_quality(QualityTables(pd.concat([part.fields for part in parts], ignore_index=True)))
+    assert flagged(result) == {}
+    told = [note for note in result.notes if "as a whole" in note]
+    assert len(told) == 1
+    assert told[0].startswith("plate P1 differs as a whole: focus (slope of log power) of DNA -2.8")
+    assert "median of the plates -2.0" in told[0]
+
+
+def test_a_run_in_which_every_field_failed(tmp_path: Path) -> None:
+    tables = made_up(12)
+    tables.fields["Image_Status"], tables.fields["Image_Reason"] = "failed", "the disk is gone"
+    measured = [name for name in tables.fields if name.startswith(("Image_Count", "Image_ImageQ", "Image_Intens"))]
+    tables.fields[measured] = np.nan
+    tables.fields.to_parquet(tmp_path / "Image.parquet")
+    result = quality_control(tmp_path)
+    assert not result.wells["Metadata_QC_Pass"].any()
+    assert set(result.wells[REASONS]) == {"analysis failed: the disk is gone"}
+    assert result.unjudged == ("P1",)
+
+
 def test_embeddings_of_cells_are_judged(tmp_path: Path) -> None:
     tables = made_up(24)
     random = np.random.default_rng(0)
@@ -452,7 +475,7 @@ def test_mistakes_are_explained(tmp_path: Path) -> None:
         quality_control(tmp_path, control_column="Control", positive=1)
     with pytest.raises(InputError, match="Say --control-column"):
         quality_control(tmp_path, negative=-1)
-    with pytest.raises(InputError, match="is no query"):
+    with pytest.raises(InputError, match="is not understood"):
         quality_control(tmp_path, controls="Compound ==")
     with pytest.raises(InputError, match="no well of the run is a control"):
         quality_control(tmp_path, controls="Metadata_Well == 'Z01'")

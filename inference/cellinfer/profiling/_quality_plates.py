@@ -1,4 +1,4 @@
-"""What holds for a plate as a whole: trends towards its edge, images that are saturated everywhere."""
+"""What holds for a plate as a whole: trends to its edge, differences from other plates, saturation everywhere."""
 
 from __future__ import annotations
 
@@ -7,12 +7,13 @@ import pandas as pd
 from scipy.stats import mannwhitneyu
 
 from cellinfer.profiling._outliers import FEWEST, MAD_TO_SD
-from cellinfer.profiling._quality_measures import GROUP, MEASURES, SATURATED_PERCENT
+from cellinfer.profiling._quality_measures import GROUP, MEASURES, SATURATED_PERCENT, Measure, floors
 from cellinfer.profiling._quality_roles import NEGATIVE, POSITIVE, ROLE
 from cellinfer.profiling.columns import WELL
 from cellinfer.wells import PLATE_FORMATS, parse_well, plate_size
 
 _P = 0.001
+_PLATE_DEVIATIONS = 6.0
 _TOLD = ("Cells", "Focus", "Background", "Signal")
 _COLUMNS = ("plate", "measure", "wells", "n_edge", "n_inner", "edge", "inner", "deviations", "p")
 
@@ -67,6 +68,41 @@ def _on_edge(wells: pd.Series) -> list[bool]:
     form = PLATE_FORMATS[plate_size(wells)]
     places = [parse_well(well) for well in wells]
     return [row in (1, form.rows) or column in (1, form.columns) for row, column in places]
+
+
+def plate_shifts(wells: pd.DataFrame) -> list[str]:
+    """Say which plates differ as a whole from the other plates in focus, background, signal or count.
+
+    A plate differs if its median lies farther from the median of the plates (of two, from the first) than six robust
+    standard deviations of its own wells, and at least as far as a well would have to. No well is flagged for it: wells
+    are compared within their plate.
+    """
+    notes = []
+    groups = dict(iter(wells.groupby(GROUP, sort=False)))
+    for measure in MEASURES if len(groups) > 1 else ():
+        columns = [c for c in map(str, wells) if c == measure.name or c.startswith(f"{measure.name}_")]
+        for column in columns if measure.name in _TOLD else ():
+            values = {str(group): _scaled(plate[column], measure) for group, plate in groups.items()}
+            medians = {group: float(own.median()) for group, own in values.items() if len(own) >= FEWEST}
+            middle = float(np.median(list(medians.values()))) if len(medians) > 2 else next(iter(medians.values()), 0.0)
+            for group, median in medians.items():
+                spread = MAD_TO_SD * float((values[group] - median).abs().median())
+                own, theirs = (float(np.exp(each)) if measure.logarithmic else each for each in (median, middle))
+                channel = column[len(measure.name) + 1 :]
+                if abs(median - middle) > max(
+                    _PLATE_DEVIATIONS * spread, floors(measure, channel, groups[group], theirs)
+                ):
+                    notes.append(
+                        f"plate {group} differs as a whole: {measure.text.format(channel)} {own:.3g}, "
+                        f"{'the other plate' if len(medians) < 3 else 'median of the plates'} {theirs:.3g}; wells are "
+                        "compared within their plate, so none is flagged for it"
+                    )
+    return notes
+
+
+def _scaled(values: pd.Series, measure: Measure) -> pd.Series:
+    known = values.dropna().astype(np.float64)
+    return known[known > 0].apply(np.log) if measure.logarithmic else known
 
 
 def saturated_plates(limits: pd.DataFrame) -> list[str]:

@@ -11,6 +11,7 @@ import pandas as pd
 
 from cellinfer.assays.platemap import cells_equal, join_platemap, metadata_column, read_platemap
 from cellinfer.errors import InputError
+from cellinfer.profiling.rows import choose_rows
 
 ROLE, TREATMENT = "role", "treatment"
 NEGATIVE, POSITIVE = "negative", "positive"
@@ -72,7 +73,9 @@ def with_roles(wells: pd.DataFrame, roles: Roles) -> tuple[pd.DataFrame, list[st
         if (is_negative & is_positive).any():
             raise InputError(f"negative and positive controls are the same: {roles.negative}")
     elif roles.controls is not None:
-        is_negative = _queried(joined, roles.controls)
+        is_negative = choose_rows(joined, roles.controls, what="controls")
+        if not is_negative.any():
+            raise InputError(f"no well of the run is a control by --controls {roles.controls!r}")
     role = np.select([is_negative, is_positive], [NEGATIVE, POSITIVE], "")
     treatment = np.where(is_positive, POSITIVE, "").astype(object)
     if roles.treatment_columns:
@@ -81,16 +84,3 @@ def with_roles(wells: pd.DataFrame, roles: Roles) -> tuple[pd.DataFrame, list[st
         texts = ["\t".join(map(str, cells)) for cells in zip(*columns, strict=True)]
         treatment = np.where(known, np.array(texts, object), treatment)
     return wells.assign(**{ROLE: role, TREATMENT: treatment}), notes
-
-
-def _queried(table: pd.DataFrame, query: str) -> Any:
-    """Return which wells a query of pandas selects."""
-    try:
-        chosen = table.query(query, engine="python").index
-    except Exception as error:  # whatever the text makes of pandas' parser
-        columns = ", ".join(name for name in map(str, table) if name.startswith("Metadata_"))
-        raise InputError(f"--controls {query!r} is no query of the wells' columns {columns}: {error}") from error
-    found = table.index.isin(chosen)
-    if not found.any():
-        raise InputError(f"no well of the run is a control by --controls {query!r}")
-    return found

@@ -154,7 +154,7 @@ def _with_keys(table: pd.DataFrame, path: Path) -> pd.DataFrame:
         raise InputError(f"{path} holds no wells: it needs a column {WELL}, and rows")
     keys = {
         PLATE: table[PLATE].astype(str) if PLATE in table else path.parent.name,
-        WELL: [normalise_well(str(well)) for well in table[WELL]],
+        WELL: table[WELL].astype(str).map({well: normalise_well(well) for well in table[WELL].astype(str).unique()}),
         TIME: table.get(TIME, 1),
     }
     if SITE not in table and path.stem == "Image":

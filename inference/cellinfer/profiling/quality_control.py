@@ -41,7 +41,7 @@ from cellinfer.profiling._quality_measures import (
     succeeded,
     well_measures,
 )
-from cellinfer.profiling._quality_plates import edge_trends, saturated_plates
+from cellinfer.profiling._quality_plates import edge_trends, plate_shifts, saturated_plates
 from cellinfer.profiling._quality_roles import NEGATIVE, POSITIVE, ROLE, TREATMENT, Roles, with_roles
 from cellinfer.profiling._quality_tables import (
     FIELD_KEY,
@@ -224,7 +224,14 @@ def judge_quality(
     )
     edges, trends = edge_trends(wells[well_table.loc[wells.index, SEVERITY] != _FAIL])
     unjudged = tuple(group for group in wells[GROUP].unique() if group not in set(limits["plate"]))
-    notes += [*tables.notes, *more, *_notes(wells, limits, unjudged), *saturated_plates(limits), *trends]
+    notes += [
+        *tables.notes,
+        *more,
+        *_notes(wells, limits, unjudged),
+        *saturated_plates(limits),
+        *plate_shifts(wells),
+        *trends,
+    ]
     return QualityControl(
         wells=_in_plate_order(well_table),
         fields=_in_plate_order(field_table),
