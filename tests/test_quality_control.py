@@ -361,9 +361,9 @@ def test_one_field_of_a_well_does_not_fail_it() -> None:
     tables.fields.loc[4:6, slope] = -3.0
     found = flagged(judge_quality(tables))
     assert found["A01"] == ("warn", found["A01"][1])
-    assert "1 of 4 fields fail (site 1;" in found["A01"][1]
+    assert "1 of 4 fields fail (site 1," in found["A01"][1]
     assert found["A02"][0] == "fail"
-    assert "3 of 4 fields fail (site 1, 2, 3;" in found["A02"][1]
+    assert "3 of 4 fields fail (site 1, 2, 3," in found["A02"][1]
 
 
 def test_a_trend_to_the_edge_is_told_and_flags_no_well() -> None:
@@ -401,13 +401,13 @@ def test_a_plate_that_differs_from_the_others_as_a_whole_is_told() -> None:
 
 def test_a_run_in_which_every_field_failed(tmp_path: Path) -> None:
     tables = made_up(12)
-    tables.fields["Image_Status"], tables.fields["Image_Reason"] = "failed", "the disk is gone"
+    tables.fields["Image_Status"], tables.fields["Image_Reason"] = "failed", "the disk is gone; or full"
     measured = [name for name in tables.fields if name.startswith(("Image_Count", "Image_ImageQ", "Image_Intens"))]
     tables.fields[measured] = np.nan
     tables.fields.to_parquet(tmp_path / "Image.parquet")
     result = quality_control(tmp_path)
     assert not result.wells["Metadata_QC_Pass"].any()
-    assert set(result.wells[REASONS]) == {"analysis failed: the disk is gone"}
+    assert set(result.wells[REASONS]) == {"analysis failed: the disk is gone, or full"}
     assert result.unjudged == ("P1",)
 
 

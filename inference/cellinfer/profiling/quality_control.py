@@ -486,7 +486,7 @@ def _add_fields_to_wells(
             share = len(failed) / len(places)
             sites = ", ".join(str(fields.at[i, SITE]) for i in failed[:8]) + (", ..." if len(failed) > 8 else "")
             first = next(f.text for f in field_findings[failed[0]] if f.severity == _FAIL)
-            text = f"{len(failed)} of {len(places)} fields fail (site {sites}; first: {first})"
+            text = f"{len(failed)} of {len(places)} fields fail (site {sites}, first: {first})"
             found.insert(0, _Finding(_FAIL if share > _FAILING_FIELDS else _WARN, "Fields", text))
         if row["FailedFields"] < row["Fields"] and row.get("Cells", np.nan) == 0:
             found.append(_Finding(_FAIL, "Empty", "no cells in any field: nothing to make a profile of"))
@@ -499,7 +499,7 @@ def _table(rows: pd.DataFrame, findings: _Findings, keys: list[str], strict: boo
     verdict = {
         PASS: [severity == _OK or (severity == _WARN and not strict) for severity in severities],
         SEVERITY: severities,
-        REASONS: ["; ".join(one.text for one in findings[index]) for index in rows.index],
+        REASONS: ["; ".join(one.text.replace("; ", ", ") for one in findings[index]) for index in rows.index],
         f"{QC}Control": rows[ROLE].to_numpy(),
     }
     columns = [column for _, _, column in _columns_of(rows)]
