@@ -7,7 +7,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from cellinfer.errors import InputError
 from cellinfer.profiling.aggregation import CELLS_TO_WELLS, Step, aggregate, aggregate_files, aggregate_in_steps
+from hypothesis import given
+from hypothesis import strategies as st
 
 WELL = ["Metadata_Plate", "Metadata_Well"]
 OPERATIONS = pytest.mark.parametrize("operation", ["median", "mean"])
@@ -107,3 +110,131 @@ def test_files_give_the_same_whatever_the_memory(tmp_path: Path, suffix: str, op
         pd.testing.assert_frame_equal(found, expected, check_exact=True)
         assert seen[-1] == (40, 40)
         assert len(seen) == (40 if memory == 1 else 1 if memory == 2**30 else len(seen))
+
+
+def block_layouts(table: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    features = [name for name in table if name.startswith("Cells_")]
+    rows = pd.DataFrame(np.ascontiguousarray(table[features]), columns=features, copy=False)
+    return {
+        "a block by feature": table.copy(),
+        "a block by cell": pd.concat([table.drop(columns=features), rows], axis=1),
+        "a block for each": pd.DataFrame({name: table[name].to_numpy().copy() for name in table}),
+        "features in no order": table[[*sorted(table, key=lambda name: name[::-1])]],
+        "every other row": pd.concat([table, table]).sort_index(kind="stable").iloc[::2],
+        "backwards twice": table.iloc[::-1].iloc[::-1],
+    }
+
+
+@OPERATIONS
+def test_the_way_a_table_lies_in_memory_does_not_change_a_bit(operation: str) -> None:
+    table = cells(features=70)
+    expected = aggregate(table, WELL, operation)
+    for name, other in block_layouts(table).items():
+        before = other.copy()
+        for threads in (1, 3):
+            found = aggregate(other, WELL, operation, threads=threads)
+            pd.testing.assert_frame_equal(found[list(expected)], expected, check_exact=True, obj=name)
+        pd.testing.assert_frame_equal(other, before)
+
+
+@OPERATIONS
+def test_numbers_of_any_type(operation: str) -> None:
+    table = cells(features=3).drop(columns="Cells_Texture_02")
+    random = np.random.default_rng(1)
+    whole = random.integers(-5, 5, len(table))
+    for name, dtype in {"i1": np.int8, "u2": np.uint16, "f4": np.float32, "i8": np.int64}.items():
+        table[f"Cells_{name}"] = np.abs(whole).astype(dtype)
+    table["Cells_big"] = whole + 2**60
+    table["Cells_nullable"] = pd.array(np.where(whole > 0, whole, None), dtype="Int64")
+    table["Cells_arrow"] = table["Cells_Texture_00"].astype("double[pyarrow]")
+    expected = by_pandas(
+        table.astype({"Cells_nullable": float, "Cells_arrow": float, "Cells_f4": float}), WELL, operation
+    )
+    found = aggregate(table, WELL, operation)
+    assert set(found.dtypes[[name for name in found if name.startswith("Cells_")]]) == {np.dtype(np.float64)}
+    assert_equal(found[list(expected)], expected.astype({"Cells_i8": float}), operation)
+
+
+@OPERATIONS
+def test_values_that_are_not_finite_do_not_count(operation: str) -> None:
+    table = pd.DataFrame(
+        {"Metadata_Well": ["A01"] * 4 + ["A02"] * 2, "Cells_A": [1.0, np.inf, 3.0, -np.inf, np.nan, np.inf]}
+    )
+    found = aggregate(table.assign(Cells_None=np.nan, Cells_One=7.0), ["Metadata_Well"], operation)
+    assert found["Cells_A"].tolist()[0] == 2.0 and np.isnan(found["Cells_A"][1])
+    assert found["Cells_None"].isna().all()
+    assert found["Cells_One"].tolist() == [7.0, 7.0]
+    assert found["Metadata_Object_Count"].tolist() == [4, 2]
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from("PQ"), st.sampled_from(["A1", "A10", "A2"]), st.integers(0, 3)), max_size=30),
+    st.sampled_from(["text", "categories", "own order", "numbers"]),
+)
+def test_keys_of_any_kind_are_sorted_as_by_pandas(rows: list[tuple[str, str, int]], kind: str) -> None:
+    table = pd.DataFrame(rows, columns=["Metadata_Plate", "Metadata_Well", "Metadata_Site"])
+    if kind == "categories":
+        table = table.astype({"Metadata_Well": pd.CategoricalDtype(["A1", "A10", "A2", "Z9"])})
+    elif kind == "own order":
+        table = table.astype({"Metadata_Well": pd.CategoricalDtype(["Z9", "A2", "A1", "A10"], ordered=True)})
+    elif kind == "numbers":
+        table["Metadata_Well"] = table["Metadata_Well"].str[1:].astype(float) / 4
+    table["Cells_A"] = np.arange(len(table), dtype=float)
+    by = ["Metadata_Plate", "Metadata_Well", "Metadata_Site"]
+    expected = table.groupby(by, observed=True)["Cells_A"].median().reset_index()
+    found = aggregate(table, by)
+    pd.testing.assert_frame_equal(found[list(expected)], expected, check_exact=True)
+    assert found["Metadata_Object_Count"].sum() == len(table)
+
+
+@pytest.mark.parametrize(
+    ("table", "options", "message"),
+    [
+        (cells(), {"by": ["Metadata_Moon"]}, "no column 'Metadata_Moon' to group by: it has Metadata_Plate"),
+        (cells(), {"by": "Metadata_Well"}, "list of the columns"),
+        (cells(), {"by": []}, "list of the columns"),
+        (cells(), {"operation": "mode"}, "'mode': choose median or mean"),
+        (cells(), {"features": ["Cells_Nose"]}, "no column 'Cells_Nose'"),
+        (cells(), {"features": ["Metadata_Treatment"]}, "holds no numbers"),
+        (cells()[WELL], {}, "no features"),
+        (cells().replace({"Metadata_Well": {"B01": None}}), {}, "of 600 rows have no Metadata_Well"),
+        (pd.concat([cells(), cells()[["Cells_Texture_00"]]], axis=1), {}, "two columns named 'Cells_Texture_00'"),
+        (cells().assign(Metadata_Object_Count=np.nan), {}, "Metadata_Object_Count does not have a number"),
+    ],
+)  # fmt: skip
+def test_mistakes_are_named(table: pd.DataFrame, options: dict[str, object], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        aggregate(table, **options)  # type: ignore[arg-type]
+
+
+def test_mistakes_with_files_are_named(tmp_path: Path) -> None:
+    cells().to_parquet(tmp_path / "cells.parquet")
+    with pytest.raises(InputError, match="no feature 'Cells_Nose'"):
+        aggregate_files(tmp_path / "cells.parquet", features=["Cells_Nose"])
+    with pytest.raises(InputError, match="no column 'Metadata_Moon'"):
+        aggregate_files(tmp_path / "cells.parquet", ["Metadata_Moon"])
+    with pytest.raises(InputError, match="no steps"):
+        aggregate_in_steps(cells(), [])
+
+
+def test_no_rows_give_no_rows() -> None:
+    found = aggregate(cells().iloc[:0])
+    assert len(found) == 0
+    assert list(found)[:3] == [*WELL, "Metadata_Object_Count"]
+
+
+def test_features_can_be_chosen_and_counts_left_out() -> None:
+    found = aggregate(cells(), features=["Cells_Texture_03", "Cells_Texture_01"], count=None)
+    assert list(found) == [*WELL, "Metadata_Treatment", "Cells_Texture_03", "Cells_Texture_01"]
+
+
+def test_a_large_table_is_not_copied() -> None:
+    import tracemalloc
+
+    table = cells(20_000, 60)
+    aggregate(table)
+    tracemalloc.start()
+    aggregate(table)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 0.3 * table.select_dtypes("number").memory_usage().sum()

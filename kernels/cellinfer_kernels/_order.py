@@ -50,47 +50,66 @@ def quantile_at(values: Any, first: Any, last: Any, position: Any) -> Any:
     return low + (high - low) * weight
 
 
-_FEW = 200  # up to this many values, selecting among all of them is as fast as looking for a bracket first
+_FEW = 200  # up to this many values, selecting among all of them is as fast as narrowing them down first
 _SAMPLE = 64
+_REACH = 10  # places from the middle of the sample: 2.5 standard deviations of where the median is in it
 
 
 @inlined
-def median(values: Any, count: Any, scratch: Any, sample: Any) -> Any:
+def median(values: Any, count: Any, scratch: Any) -> Any:
     """Return the median of `values[:count]` (not empty, finite), which may be reordered.
 
-    A sample tells two bounds that the median most probably lies between; one pass without branches counts what is
-    below them and collects what is within, so that selection, which mispredicts every other branch, sees but a few of
-    the values. Bounds that miss only cost time.
+    Selection mispredicts every other branch. So values are narrowed down twice, in passes without branches, to those
+    between two bounds that the median most probably lies between: first the bounds are those of a sample, then what
+    is left is taken to be spread evenly. Bounds that miss only cost time.
 
-    `scratch` has room for `count` values, `sample` for 64.
+    `scratch` has room for twice `count` values, and no less than 64.
     """
     middle = count // 2
-    if count > _FEW:
-        step = count // _SAMPLE
-        for place in range(_SAMPLE):
-            sample[place] = values[place * step]
-        reach = 11  # of 64: beyond 2.5 standard deviations of the sample's median
-        low_bound = select(sample, 0, _SAMPLE, _SAMPLE // 2 - reach)
-        high_bound = select(sample, 0, _SAMPLE, _SAMPLE // 2 + reach)
-        below = 0
-        within = 0
-        for place in range(count):
-            value = values[place]
-            scratch[within] = value
-            within += int((value >= low_bound) & (value <= high_bound))
-            below += int(value < low_bound)
-        if below < middle < below + within:
-            return _median_of(scratch, within, middle - below, count % 2 == 0)
-    return _median_of(values, count, middle, count % 2 == 0)
+    even = count % 2 == 0
+    if count <= _FEW:
+        return _median_at(values, 0, count, middle, even)
+    step = count // _SAMPLE
+    for place in range(_SAMPLE):
+        scratch[place] = values[place * step]
+    low = select(scratch, 0, _SAMPLE, _SAMPLE // 2 - _REACH)
+    high = select(scratch, 0, _SAMPLE, _SAMPLE // 2 + _REACH)
+    below, within = _narrow(values, 0, count, low, high, scratch, 0)
+    place = middle - below
+    if not 0 < place < within:
+        return _median_at(values, 0, count, middle, even)
+    if within <= _FEW:
+        return _median_at(scratch, 0, within, place, even)
+    share = 1.5 / np.sqrt(within) + 0.02
+    span = high - low
+    start = low + span * (place / within - share)
+    stop = low + span * (place / within + share)
+    below, left = _narrow(scratch, 0, within, start, stop, scratch, within)
+    if 0 < place - below < left:
+        return _median_at(scratch, within, within + left, within + place - below, even)
+    return _median_at(scratch, 0, within, place, even)
 
 
 @inlined
-def _median_of(values: Any, count: Any, place: Any, even: Any) -> Any:
-    """Value at a place of the sorted `values[:count]`, or the mean of it and the one before."""
-    high = select(values, 0, count, place)
+def _narrow(values: Any, first: Any, last: Any, low: Any, high: Any, kept: Any, start: Any) -> Any:
+    """Write values from low to high into `kept[start:]`; return how many are below, and how many are written."""
+    below = 0
+    within = 0
+    for place in range(first, last):
+        value = values[place]
+        kept[start + within] = value
+        below += int(value < low)
+        within += int((value >= low) & (value <= high))
+    return below, within
+
+
+@inlined
+def _median_at(values: Any, first: Any, last: Any, place: Any, even: Any) -> Any:
+    """Value at a place of the sorted `values[first:last]`, or the mean of it and the one before."""
+    high = select(values, first, last, place)
     if even:
-        low = values[0]
-        for before in range(1, place):
+        low = values[first]
+        for before in range(first + 1, place):
             low = max(low, values[before])
         high = low + (high - low) / 2 if np.isinf(low + high) else (low + high) / 2
     return high

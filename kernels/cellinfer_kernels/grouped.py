@@ -1,10 +1,9 @@
 """Statistics of many features by group: of the cells of a site, a well or a treatment.
 
-A table is read where it lies, by cell or by feature, a few features at a time, and nothing as large as it is made.
-Means are summed cell by cell in their order, side by side for the features of a row. For medians the values of a group
-are gathered into a stretch of memory that stays in the processor's cache, and selected from there. Either way a result
-depends on the values of its group and on their order alone: not on which features are asked for together, nor on how
-the table lies in memory.
+A table is read where it lies, and nothing as large as it is made. Where a cell's features lie side by side, whole rows
+are read; where each feature lies by itself, it is read from end to end, and first put in the order of the groups if
+its cells are not. A result depends on the values of its group and on their order alone: not on which features are
+asked for together, nor on how the table lies in memory.
 """
 
 from __future__ import annotations
@@ -19,16 +18,15 @@ from cellinfer_kernels._order import median
 
 __all__ = ["Groups", "arrange", "counts", "means", "median_absolute_deviations", "medians", "standard_deviations"]
 
-_WIDE = 512  # features summed side by side: long enough that a sum is ready again when its next value comes
-_CHUNK = 128  # cells that are turned at a time if they lie by feature
-_AT_ONCE = 16  # features whose groups are gathered together if they lie by cell: two cache lines of a row
+_WIDE = 512  # features summed together where they lie side by side: whole rows come fastest from memory
+_LANES = 16  # sums that take turns, so that none waits for its last value to be added
+_ROOM = 2**18  # values gathered for medians at a time
+_SQUARE = 16  # cells and features that are turned at a time: two cache lines by as many
 
 
 class Groups(NamedTuple):
     """Which cells belong to which group; those of group `g` are `order[starts[g]:starts[g + 1]]`, ascending."""
 
-    codes: NDArray[np.int64]
-    """`(n,)` group of each cell, below 0 for none."""
     order: NDArray[np.int64]
     starts: NDArray[np.int64]
 
@@ -58,8 +56,7 @@ def arrange(codes: NDArray[Any], count: int) -> Groups:
         raise ValueError(f"groups are given by a row of integers, not by {numbers.dtype} of shape {numbers.shape}")
     if count < 0 or (numbers.size and numbers.max() >= count):
         raise ValueError(f"a group's number is not below the number of groups, {count}")
-    numbers = np.ascontiguousarray(numbers, np.int64)
-    return Groups(numbers, *_arrange(numbers, int(count)))
+    return Groups(*_arrange(np.ascontiguousarray(numbers, np.int64), int(count)))
 
 
 @kernel
@@ -83,7 +80,7 @@ def _arrange(codes: Any, count: Any) -> Any:
 def means(values: NDArray[Any], groups: Groups) -> NDArray[np.float64]:
     """Return the mean of each feature in each group, over its finite values.
 
-    Sums are compensated (Kahan 1965), cell by cell, as those of pandas are.
+    Sums are compensated (Kahan 1965): as good as those of twice the precision.
 
     Parameters
     ----------
@@ -103,7 +100,7 @@ def means(values: NDArray[Any], groups: Groups) -> NDArray[np.float64]:
         If the array is not 2-D, or groups are of more cells than it has.
     """
     flat, by_feature, by_cell = _layout(values, groups)
-    return _means(flat, by_feature, by_cell, len(values), groups.codes, groups.starts.size - 1)[0]  # type: ignore[no-any-return]
+    return _means(flat, by_feature, by_cell, groups.order, groups.starts, _none(values, groups))[0]  # type: ignore[no-any-return]
 
 
 def medians(values: NDArray[Any], groups: Groups) -> NDArray[np.float64]:
@@ -132,19 +129,23 @@ def standard_deviations(values: NDArray[Any], groups: Groups, *, ddof: int = 0) 
         What is taken from the number of values to divide by; NaN where nothing is left.
     """
     flat, by_feature, by_cell = _layout(values, groups)
-    number = groups.starts.size - 1
-    mean, count = _means(flat, by_feature, by_cell, len(values), groups.codes, number)
-    squares = _squares(flat, by_feature, by_cell, groups.codes, mean)
-    variance = np.full(mean.shape, np.nan)
-    np.divide(squares, count - ddof, out=variance, where=count > ddof)
-    return np.sqrt(variance)
+    mean, count = _means(flat, by_feature, by_cell, groups.order, groups.starts, _none(values, groups))
+    squares, _ = _means(flat, by_feature, by_cell, groups.order, groups.starts, mean)
+    share = np.full(mean.shape, np.nan)
+    np.divide(count, count - ddof, out=share, where=count > ddof)
+    return np.asarray(np.sqrt(squares * share))
 
 
 def counts(values: NDArray[Any], groups: Groups) -> NDArray[np.int64]:
     """Return how many finite values each feature has in each group, `(F, G)`; otherwise like `means`."""
     flat, by_feature, by_cell = _layout(values, groups)
-    _, count = _means(flat, by_feature, by_cell, len(values), groups.codes, groups.starts.size - 1)
+    _, count = _means(flat, by_feature, by_cell, groups.order, groups.starts, _none(values, groups))
     return count.astype(np.int64)  # type: ignore[no-any-return]
+
+
+def _none(values: NDArray[Any], groups: Groups) -> NDArray[np.float64]:
+    """Return a centre for each feature and group that is none."""
+    return np.full((len(values), groups.starts.size - 1), np.nan)
 
 
 def _layout(values: NDArray[Any], groups: Groups) -> tuple[NDArray[Any], int, int]:
@@ -155,11 +156,12 @@ def _layout(values: NDArray[Any], groups: Groups) -> tuple[NDArray[Any], int, in
     rows = np.asarray(values)
     if rows.ndim != 2:
         raise ValueError(f"statistics are taken of the rows of a 2-D array, not of one of shape {rows.shape}")
-    if rows.shape[1] != groups.codes.size:
-        raise ValueError(f"groups are of {groups.codes.size} cells, the array has {rows.shape[1]}")
+    if groups.order.size and not 0 <= groups.order.min() <= groups.order.max() < rows.shape[1]:
+        raise ValueError(f"groups are of {groups.order.max() + 1} cells, the array has {rows.shape[1]}")
     if rows.dtype != np.float32:
         rows = rows.astype(np.float64, copy=False)
     size = rows.itemsize
+    # A feature's cells follow each other, or a cell's features do.
     if size not in rows.strides or any(step <= 0 or step % size for step in rows.strides):
         rows = np.ascontiguousarray(rows)
     by_feature, by_cell = (step // size for step in rows.strides)
@@ -168,122 +170,207 @@ def _layout(values: NDArray[Any], groups: Groups) -> tuple[NDArray[Any], int, in
 
 
 @kernel
-def _means(flat: Any, by_feature: Any, by_cell: Any, features: Any, codes: Any, groups: Any) -> Any:
-    result = np.empty((features, groups), np.float64)
-    counted = np.empty((features, groups), np.float64)
-    sums, lost, count = np.empty((groups, _WIDE)), np.empty((groups, _WIDE)), np.empty((groups, _WIDE))
-    turned = np.empty(_CHUNK * _WIDE, np.float64)
-    for first in range(0, features, _WIDE):
-        width = min(_WIDE, features - first)
-        sums[:], lost[:], count[:] = 0.0, 0.0, 0.0
-        if by_feature == 1:
-            _add(flat, first, by_cell, codes, 0, codes.size, width, sums, lost, count)
-        else:
-            for start in range(0, codes.size, _CHUNK):
-                stop = min(start + _CHUNK, codes.size)
-                _turn(flat, first, by_feature, by_cell, start, stop, width, turned)
-                _add(turned, 0, _WIDE, codes, start, stop, width, sums, lost, count)
+def _means(flat: Any, by_feature: Any, by_cell: Any, order: Any, starts: Any, centre: Any) -> Any:
+    """Average each feature, or its squared distances from a centre; return also how many values there were."""
+    features, groups = centre.shape
+    result, counted = np.empty((features, groups)), np.empty((features, groups))
+    if by_feature == 1:
+        wide = min(features, _WIDE)
+        total, lost = np.empty((_LANES, wide)), np.empty((_LANES, wide))
+        for first in range(0, features, max(1, wide)):
+            width = min(wide, features - first)
+            middle, count = np.empty(width), np.empty(width)
+            for group in range(groups):
+                total[:], lost[:], count[:] = 0.0, 0.0, 0.0
+                for column in range(width):
+                    middle[column] = centre[first + column, group]
+                for place in range(starts[group], starts[group + 1]):
+                    row = first + order[place] * by_cell
+                    lane = (place - starts[group]) % _LANES
+                    _add_row(flat[row : row + width], middle, total[lane], lost[lane], count)
+                for column in range(width):
+                    counted[first + column, group] = count[column]
+                    result[first + column, group] = _joint(total[:, column], lost[:, column]) / count[column]
+    else:
+        sums, losses, numbers = np.empty(_LANES), np.empty(_LANES), np.empty(_LANES)
+        offset, ordered, source = _places(order, starts)
+        for feature in range(features):
+            origin = feature * by_feature
+            if offset < 0:
+                _put_in_order(flat, origin, by_cell, source, ordered)
+            for group in range(groups):
+                sums[:], losses[:], numbers[:] = 0.0, 0.0, 0.0
+                start, size = starts[group] - starts[0], starts[group + 1] - starts[group]
+                middle = centre[feature, group]
+                if offset < 0:
+                    _add_stretch(ordered[start : start + size], middle, sums, losses, numbers)
+                else:
+                    begin = origin + offset + start
+                    _add_stretch(flat[begin : begin + size], middle, sums, losses, numbers)
+                counted[feature, group] = numbers.sum()
+                result[feature, group] = _joint(sums, losses) / counted[feature, group]
+    for feature in range(features):
         for group in range(groups):
-            for column in range(width):
-                number = count[group, column]
-                counted[first + column, group] = number
-                result[first + column, group] = sums[group, column] / number if number else np.nan
+            if counted[feature, group] and not np.isfinite(result[feature, group]):
+                members = order[starts[group] : starts[group + 1]]
+                middle = centre[feature, group]
+                number = counted[feature, group]
+                result[feature, group] = _mean_of_large(flat, feature * by_feature, by_cell, members, middle, number)
     return result, counted
 
 
 @inlined
-def _turn(flat: Any, first: Any, by_feature: Any, by_cell: Any, start: Any, stop: Any, width: Any, turned: Any) -> Any:
-    """Write cells that lie by feature below each other."""
-    for column in range(width):
-        origin = (first + column) * by_feature
-        for cell in range(start, stop):
-            turned[(cell - start) * _WIDE + column] = flat[origin + cell * by_cell]
+def _places(order: Any, starts: Any) -> Any:
+    """Say how cells stand in groups.
+
+    Returns the first cell if they follow each other, else -1; a stretch to put values in order; and the place there of
+    each cell, below 0 for those of no group.
+    """
+    members = order[starts[0] : starts[-1]]
+    follow = members.size == 0 or members[-1] - members[0] == members.size - 1
+    for place in range(1, members.size):
+        if members[place] != members[place - 1] + 1:
+            follow = False
+            break
+    if follow:
+        return (members[0] if members.size else 0), np.empty(0), np.empty(0, np.int64)
+    source = np.full(members.max() + 1, -1)
+    for place in range(members.size):
+        source[members[place]] = place
+    return -1, np.empty(members.size), source
 
 
 @inlined
-def _add(
-    flat: Any,
-    origin: Any,
-    by_cell: Any,
-    codes: Any,
-    start: Any,
-    stop: Any,
-    width: Any,
-    sums: Any,
-    lost: Any,
-    count: Any,
-) -> Any:
-    """Add cells to the sums of their groups; what rounding lost of a sum is taken from its next value."""
-    for cell in range(start, stop):
-        group = codes[cell]
-        if group < 0:
-            continue
-        row = origin + (cell - start) * by_cell
-        values = flat[row : row + width]
-        total, slip, number = sums[group], lost[group], count[group]
-        for column in range(width):
-            value = np.float64(values[column])
-            finite = value - value == 0.0
-            number[column] += np.float64(finite)
-            added = (value if finite else 0.0) - slip[column]
-            new = total[column] + added
-            slip[column] = new - total[column] - added
-            total[column] = new
+def _put_in_order(flat: Any, origin: Any, by_cell: Any, source: Any, ordered: Any) -> Any:
+    """Write a feature in the order of groups: cells are read one after the other, each group is written so."""
+    for cell in range(source.size):
+        place = source[cell]
+        if place >= 0:
+            ordered[place] = flat[origin + cell * by_cell]
 
 
-@kernel
-def _squares(flat: Any, by_feature: Any, by_cell: Any, codes: Any, mean: Any) -> Any:
-    """Sum the squared distances from the means of the groups."""
-    features, groups = mean.shape
-    result = np.zeros((features, groups), np.float64)
-    for feature in range(features):
-        lost = np.zeros(groups, np.float64)
-        for cell in range(codes.size):
-            group = codes[cell]
-            value = np.float64(flat[feature * by_feature + cell * by_cell])
-            if group >= 0 and np.isfinite(value):
-                distance = value - mean[feature, group]
-                added = distance * distance - lost[group]
-                total = result[feature, group] + added
-                lost[group] = total - result[feature, group] - added
-                result[feature, group] = total
-    return result
+@inlined
+def _add_row(values: Any, middle: Any, total: Any, lost: Any, count: Any) -> Any:
+    """Add the features of a cell to a sum each."""
+    for column in range(values.size):
+        total[column], lost[column], counts = _add(
+            np.float64(values[column]), middle[column], total[column], lost[column]
+        )
+        count[column] += counts
+
+
+@inlined
+def _add_stretch(values: Any, middle: Any, total: Any, lost: Any, count: Any) -> Any:
+    """Add a feature of many cells to sums that take turns."""
+    whole = values.size // _LANES * _LANES
+    for start in range(0, whole, _LANES):
+        for lane in range(_LANES):
+            total[lane], lost[lane], counts = _add(np.float64(values[start + lane]), middle, total[lane], lost[lane])
+            count[lane] += counts
+    for place in range(whole, values.size):
+        lane = place - whole
+        total[lane], lost[lane], counts = _add(np.float64(values[place]), middle, total[lane], lost[lane])
+        count[lane] += counts
+
+
+@inlined
+def _add(value: Any, middle: Any, total: Any, lost: Any) -> Any:
+    """Add a value, or its squared distance, to a sum; what rounding lost of the sum is taken from the next value."""
+    finite = value - value == 0.0
+    distance = value - middle
+    value = distance * distance if distance == distance else value
+    added = (value if finite else 0.0) - lost
+    new = total + added
+    return new, new - total - added, np.float64(finite)
+
+
+@inlined
+def _joint(total: Any, lost: Any) -> Any:
+    """Sum of the sums that took turns (Neumaier 1974)."""
+    whole = 0.0
+    rest = 0.0
+    for lane in range(_LANES):
+        new = whole + total[lane]
+        larger, smaller = (whole, total[lane]) if abs(whole) >= abs(total[lane]) else (total[lane], whole)
+        rest += (larger - new) + smaller - lost[lane]
+        whole = new
+    return whole + rest
+
+
+@inlined
+def _mean_of_large(flat: Any, origin: Any, by_cell: Any, members: Any, middle: Any, number: Any) -> Any:
+    """Average values whose sum is too large for a float64."""
+    mean = 0.0
+    for cell in members:
+        value = np.float64(flat[origin + cell * by_cell])
+        if np.isfinite(value):
+            distance = value - middle
+            mean += value / number if np.isnan(middle) else distance * (distance / number)
+    return mean
 
 
 @kernel
 def _medians(flat: Any, by_feature: Any, by_cell: Any, features: Any, order: Any, starts: Any, deviations: Any) -> Any:
     groups = starts.size - 1
-    most = 0
+    most = 1
     for group in range(groups):
         most = max(most, starts[group + 1] - starts[group])
-    step = _AT_ONCE if by_feature == 1 else 1
     result = np.full((features, groups), np.nan)
-    gathered = np.empty((step, most), np.float64)
-    scratch, sample = np.empty(most, np.float64), np.empty(64, np.float64)
-    for first in range(0, features, step):
-        width = min(step, features - first)
-        for group in range(groups):
-            start = starts[group]
-            number = starts[group + 1] - start
-            if by_feature == 1:
-                for place in range(number):
-                    row = first + order[start + place] * by_cell
-                    for column in range(width):
-                        gathered[column, place] = flat[row + column]
-            else:
-                for place in range(number):
-                    gathered[0, place] = flat[first * by_feature + order[start + place] * by_cell]
-            for column in range(width):
-                values = gathered[column]
-                count = _keep_finite(values, number)
-                if count:
-                    middle = median(values, count, scratch, sample)
-                    if deviations:
-                        for place in range(count):
-                            values[place] = abs(values[place] - middle)
-                        middle = median(values, count, scratch, sample)
-                    result[first + column, group] = middle
+    scratch = np.empty(2 * most + 64)
+    if by_feature == 1:
+        wide = min(features, max(_SQUARE, _ROOM // most))
+        # An odd number of cache lines from feature to feature: else those of a cell would compete for the same places.
+        gathered = np.empty((wide, (most // 16 * 2 + 3) * 8))
+        for first in range(0, features, max(1, wide)):
+            width = min(wide, features - first)
+            for group in range(groups):
+                members = order[starts[group] : starts[group + 1]]
+                _turn(flat, first, width, by_cell, members, gathered)
+                for column in range(width):
+                    result[first + column, group] = _middle(gathered[column], members.size, scratch, deviations)
+    else:
+        values = np.empty(most)
+        offset, ordered, source = _places(order, starts)
+        for feature in range(features):
+            origin = feature * by_feature
+            if offset < 0:
+                _put_in_order(flat, origin, by_cell, source, ordered)
+            for group in range(groups):
+                start, size = starts[group] - starts[0], starts[group + 1] - starts[group]
+                if offset < 0:
+                    values[:size] = ordered[start : start + size]
+                else:
+                    begin = origin + offset + start
+                    values[:size] = flat[begin : begin + size]
+                result[feature, group] = _middle(values, size, scratch, deviations)
     return result
+
+
+@inlined
+def _turn(flat: Any, first: Any, width: Any, by_cell: Any, members: Any, gathered: Any) -> Any:
+    """Write cells, whose features lie side by side, so that those of each feature do."""
+    for start in range(0, members.size, _SQUARE):
+        stop = min(start + _SQUARE, members.size)
+        for left in range(0, width, _SQUARE):
+            right = min(left + _SQUARE, width)
+            for place in range(start, stop):
+                row = first + members[place] * by_cell
+                for column in range(left, right):
+                    gathered[column, place] = flat[row + column]
+
+
+@inlined
+def _middle(values: Any, number: Any, scratch: Any, deviations: Any) -> Any:
+    """Median of the finite ones among `values[:number]`, or of their distances from it; values are reordered."""
+    count = _keep_finite(values, number)
+    if count == 0:
+        return np.nan
+    middle = median(values, count, scratch)
+    if deviations:
+        for place in range(count):
+            values[place] = abs(values[place] - middle)
+        middle = median(values, count, scratch)
+    return middle
 
 
 @inlined

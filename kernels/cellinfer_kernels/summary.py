@@ -89,7 +89,7 @@ def medians(values: NDArray[Any]) -> NDArray[np.float64]:
 def _medians(values: Any) -> Any:
     features, cells = values.shape
     result = np.full(features, np.nan)
-    finite, scratch, sample = np.empty(cells), np.empty(cells), np.empty(64)
+    finite, scratch = np.empty(cells), np.empty(max(2 * cells, 64))
     for row in range(features):
         count = 0
         for cell in range(cells):
@@ -98,5 +98,5 @@ def _medians(values: Any) -> Any:
                 finite[count] = value
                 count += 1
         if count:
-            result[row] = median(finite, count, scratch, sample)
+            result[row] = median(finite, count, scratch)
     return result

@@ -72,7 +72,7 @@ def first_rows(groups: Groups) -> NDArray[np.int64]:
 def is_constant(values: pd.Series[Any], groups: Groups) -> bool:
     """Tell whether a column has one value in each group; no value at all is one, too."""
     codes, _ = _codes(values, sort=False)
-    return bool((codes == codes[first_rows(groups)][groups.codes]).all()) if len(codes) else True
+    return bool((codes[groups.order] == np.repeat(codes[first_rows(groups)], np.diff(groups.starts))).all())
 
 
 def _codes(values: pd.Series[Any], sort: bool = True) -> tuple[NDArray[np.int64], int]:

@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 class Groups(NamedTuple):
     """Which cells belong to which group; those of group `g` are `order[starts[g]:starts[g + 1]]`, ascending."""
 
-    codes: NDArray[np.int64]
     order: NDArray[np.int64]
     starts: NDArray[np.int64]
 
@@ -22,9 +21,7 @@ def arrange(codes: NDArray[Any], count: int) -> Groups:
     """Put cells in the order of their groups; those with a code below 0 belong to none."""
     members = [np.flatnonzero(np.asarray(codes) == group) for group in range(count)]
     order = np.concatenate([np.empty(0, np.int64), *members])
-    return Groups(
-        np.asarray(codes, np.int64), order.astype(np.int64), np.cumsum([0, *map(len, members)], dtype=np.int64)
-    )
+    return Groups(order.astype(np.int64), np.cumsum([0, *map(len, members)], dtype=np.int64))
 
 
 def means(values: NDArray[Any], groups: Groups) -> NDArray[np.float64]:

@@ -21,7 +21,7 @@ import pyarrow as pa
 from cellinfer.errors import InputError
 from cellinfer.profiling.columns import features_among, is_metadata
 from cellinfer.profiling.sources._columnar import Columnar, Panel, Part, as_text, from_csv, made_of
-from cellinfer.profiling.sources._match import match
+from cellinfer.profiling.sources._match import match, short_names
 
 _SQLITE = (".sqlite", ".sqlite3", ".db")
 _OBJECT = ("Cells", "Cytoplasm", "Nuclei")
@@ -123,18 +123,12 @@ def _keys(path: Path, base: _Object, images: Columnar | None) -> tuple[pd.DataFr
         return pd.concat([own, keys], axis=1), None
     if missing := [name for name in base.image if name not in images.schema.names]:
         raise InputError(f"{images.origin} has no column {missing[0]}: objects cannot be told where they are.")
-    names: list[str] = images.schema.names
-    fields = images.metadata(names)
+    fields = images.metadata(images.schema.names).rename(columns=short_names(images.schema.names))
     rows = match(keys[base.image], fields[base.image].astype(np.int64), str(images.origin))
     if lost := int((rows < 0).sum()):
         raise InputError(f"{lost:,} objects in {path} are of images that {images.origin} does not list.")
-    metadata: dict[str, pd.Series[Any]] = {}
-    for name in names:
-        if is_metadata(name):
-            metadata.setdefault(name.removeprefix("Image_"), fields[name].iloc[rows].reset_index(drop=True))
-    plain = as_text(fields)
-    renamed = {n: short for n in names if is_metadata(n) and (short := n.removeprefix("Image_")) not in names}
-    return pd.concat([pd.DataFrame(metadata, index=keys.index), keys], axis=1), plain.rename(columns=renamed)
+    own = fields[[name for name in fields if is_metadata(str(name))]]
+    return pd.concat([own.iloc[rows].reset_index(drop=True), keys], axis=1), as_text(fields)
 
 
 def _is_of_images(file: Path) -> bool:

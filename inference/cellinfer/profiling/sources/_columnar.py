@@ -99,11 +99,14 @@ class Columnar:
 def as_categories(values: pd.Series[Any]) -> pd.Series[Any]:
     """Return text as categories in alphabetical order, other values by their text."""
     values = values if isinstance(values.dtype, pd.CategoricalDtype) else values.astype("category")
-    names = values.cat.categories
-    if names.dtype.kind in "iufb":
-        values = values.cat.rename_categories([str(name) for name in names])
-        names = values.cat.categories
-    return values.cat.set_categories(sorted(names.astype(object)), ordered=False)
+    names = [_text(name) for name in values.cat.categories]
+    renamed = values.cat.rename_categories(names)
+    return renamed.cat.set_categories(pd.Index(sorted(names), dtype="str"), ordered=False)
+
+
+def _text(value: Any) -> str:
+    """Return a name as text: a whole number without its point, which it has but for a gap in its column."""
+    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
 
 
 def as_text(table: pd.DataFrame) -> pd.DataFrame:

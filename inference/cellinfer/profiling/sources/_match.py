@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import pandas as pd
@@ -18,6 +18,15 @@ _NUMBERS = ("TableNumber", "ImageNumber", "ObjectNumber")
 def key_columns(names: Sequence[str]) -> list[str]:
     """Return the columns that say what a row is: metadata and numbers of tables, images and objects."""
     return [name for name in names if is_metadata(name) or name in _NUMBERS]
+
+
+def short_names(names: Iterable[str]) -> dict[str, str]:
+    """Return new names of columns: `Image_Metadata_Well` is `Metadata_Well`, unless there is one, too."""
+    known = set(names)
+    prefix = "Image_Metadata_"
+    return {
+        name: short for name in known if name.startswith(prefix) and (short := name.removeprefix("Image_")) not in known
+    }
 
 
 def match(wanted: pd.DataFrame, found: pd.DataFrame, name: str) -> NDArray[np.int64]:

@@ -7,7 +7,7 @@ from pathlib import Path
 from cellinfer.errors import InputError
 from cellinfer.profiling.columns import features_among
 from cellinfer.profiling.sources._columnar import Columnar, Panel, Part, from_csv
-from cellinfer.profiling.sources._match import key_columns
+from cellinfer.profiling.sources._match import key_columns, short_names
 
 _PARQUET = (".parquet", ".pq")
 _TEXT = (".csv", ".tsv", ".txt")
@@ -25,5 +25,5 @@ def read(path: Path) -> Part:
     features = features_among(table.types)
     if not features:
         raise InputError(f"{path} has no features: no column of numbers but those that say what a row is.")
-    keys = table.metadata(key_columns(table.schema.names))
+    keys = table.metadata(key_columns(table.schema.names)).rename(columns=short_names(table.schema.names))
     return Part(str(path), keys, [Panel(table, {name: name for name in features})], notes=notes)
