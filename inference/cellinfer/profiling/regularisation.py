@@ -25,7 +25,7 @@ from cellinfer.profiling.sphering import REGULARIZATION, Sphering
 
 Array = npt.NDArray[np.float64]
 
-VALUES = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5)
+VALUES = (1e1, 1e0, 1e-1, 1e-2, 1e-3, 1e-4, 1e-5)
 _FOLDS = 5
 _TIE = 1e-12
 

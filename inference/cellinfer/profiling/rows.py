@@ -132,6 +132,14 @@ def with_numbers(
     return joined[list(table.columns)]
 
 
+def scaled(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Standardise over all rows the features that have every value and vary; the others are left out."""
+    whole = values[:, np.isfinite(values).all(axis=0)]
+    spread = whole.std(axis=0)
+    varied = spread > 1e-12 * np.abs(whole).max(axis=0, initial=0.0)
+    return np.asarray((whole[:, varied] - whole[:, varied].mean(axis=0)) / spread[varied])
+
+
 def _query(table: pd.DataFrame, query: str, what: str) -> Mask:
     try:
         found = table.eval(query, engine="python", local_dict={}, global_dict={})

@@ -1,0 +1,214 @@
+"""`cellinfer profile`: tables of cells to profiles of wells and treatments."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from cellinfer.profiling.workflow import ProfileResult
+
+_ALIKE = {"standardize": "standardise", "robustize": "robustise", "mad_robustize": "robust-mad"}
+
+
+def profile(
+    run: Annotated[
+        list[Path],
+        typer.Argument(
+            help="Folders of finished runs, or tables of CellProfiler, DeepProfiler or pycytominer.", show_default=False
+        ),
+    ],
+    layout: Annotated[
+        Path | None,
+        typer.Option(help="Plate map (CSV or TSV), or a folder of maps named after plates.", show_default=False),
+    ] = None,
+    barcodes: Annotated[
+        Path | None,
+        typer.Option(help="Table that says which map each plate has (as in JUMP).", show_default=False),
+    ] = None,
+    compounds: Annotated[Path | None, typer.Option(help="Table with a row per compound.", show_default=False)] = None,
+    compound_column: Annotated[
+        str | None, typer.Option(help="Column on which --compounds is joined.", show_default=False)
+    ] = None,
+    controls: Annotated[
+        str | None,
+        typer.Option(help="Negative controls as a query: \"Metadata_Compound == 'DMSO'\".", show_default=False),
+    ] = None,
+    control_column: Annotated[
+        str | None, typer.Option(help="Column of the map that marks controls.", show_default=False)
+    ] = None,
+    negative: Annotated[
+        str | None, typer.Option(help="Its value in negative control wells.", show_default=False)
+    ] = None,
+    treatment: Annotated[
+        list[str] | None,
+        typer.Option(help="Column that replicates share; repeat for more.", show_default="by name, with doses"),
+    ] = None,
+    batch: Annotated[str | None, typer.Option(help="Column with the batch of a plate.", show_default=False)] = None,
+    qc: Annotated[
+        Path | None, typer.Option(help="Wells that passed or failed, from cellinfer qc.", show_default=False)
+    ] = None,
+    features: Annotated[
+        str, typer.Option(help="If tables differ in features: intersection, union or refuse.")
+    ] = "intersection",
+    site: Annotated[str, typer.Option(help="Cells to sites: median or mean.")] = "median",
+    well: Annotated[str, typer.Option(help="Sites to wells: mean or median.")] = "mean",
+    normalisation: Annotated[str, typer.Option(help="standardise, robustise, robust-mad or none.")] = "standardise",
+    reference: Annotated[
+        str, typer.Option(help="Normalise against controls or all wells; auto: controls if they are named.")
+    ] = "auto",
+    scope: Annotated[str, typer.Option(help="Normalise each plate, each batch, or all wells together.")] = "plate",
+    select: Annotated[
+        str,
+        typer.Option(
+            help="Feature selection, in order: missing, blocklist, variance, frequency, outliers, noise, correlation; "
+            "or none."
+        ),
+    ] = "missing,blocklist,variance,frequency,correlation",
+    correlation: Annotated[float, typer.Option(help="Largest correlation of two features that stay.")] = 0.9,
+    sphering: Annotated[str, typer.Option(help="ZCA, ZCA-cor, PCA, PCA-cor or none; needs controls.")] = "ZCA",
+    sphering_scope: Annotated[
+        str, typer.Option(help="Learn sphering from the controls of all plates, or of each batch.")
+    ] = "all",
+    regularization: Annotated[
+        str,
+        typer.Option(
+            help="Lambda of sphering relative to the mean eigenvalue, or nested: chosen inside folds by how well "
+            "replicates find each other."
+        ),
+    ] = "0.01",
+    consensus: Annotated[str, typer.Option(help="Wells to treatments: mean, median, modz or none.")] = "mean",
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Folder for the results.", show_default="RUN/profile")
+    ] = None,
+    csv: Annotated[bool, typer.Option("--csv", help="Write tables as CSV too.")] = False,
+    picture: Annotated[bool, typer.Option(help="Draw profile.png.")] = True,
+    as_json: Annotated[bool, typer.Option("--json", help="Print what was done as JSON.")] = False,
+) -> None:
+    """Make profiles of wells and treatments: aggregate, annotate, normalise, select features, sphere, summarise."""
+    import json
+
+    from cellinfer.errors import InputError
+    from cellinfer.profiling.workflow import profile as compute
+
+    amount: float | str = regularization
+    if regularization != "nested":
+        try:
+            amount = float(regularization)
+        except ValueError:
+            raise InputError(f"--regularization is a number or nested, not {regularization!r}.") from None
+    operations = [one.strip() for one in select.split(",") if one.strip()]
+    with _progress() as report:
+        result = compute(
+            list(run),
+            out,
+            layout=layout,
+            barcodes=barcodes,
+            compounds=compounds,
+            compound_column=compound_column,
+            controls=controls,
+            control_column=control_column,
+            negative=negative,
+            treatment=treatment or None,
+            batch=batch,
+            qc=qc,
+            features=features,
+            site=site,
+            well=well,
+            normalisation=_ALIKE.get(normalisation, normalisation),
+            reference=reference,
+            scope=scope,
+            selection=[] if operations == ["none"] else operations,
+            correlation=correlation,
+            sphering=sphering,
+            sphering_scope=sphering_scope,
+            regularization=amount,
+            consensus=consensus,
+            csv=csv,
+            picture=picture,
+            progress=report,
+        )
+    if as_json:
+        typer.echo(json.dumps(result.info, indent=2, ensure_ascii=False))
+    else:
+        _print(result)
+
+
+def _print(result: ProfileResult) -> None:
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    console = Console(highlight=False)
+    table = Table()
+    for name in ("step", "scope"):
+        table.add_column(name, overflow="fold")
+    for name in ("rows", "features", "seconds"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for step in result.steps:
+        rows, features = (
+            f"{before:,}" if before == after else f"{before:,} → {after:,}"
+            for before, after in (step.rows, step.features)
+        )
+        table.add_row(
+            escape(_title(step.name, step.parameters)), escape(step.scope), rows, features, f"{step.seconds:.1f}"
+        )
+    console.print(table)
+    shares = result.info["plates_share_of_variance"]
+    if shares is not None:
+        whose = "controls" if result.info["controls"] else "all wells"
+        console.print(
+            f"plates make {shares['before']:.1%} of the variance of {whose} before, {shares['after']:.1%} after"
+        )
+    for note in result.notes:
+        console.print(f"note: {escape(note)}", style="yellow")
+    for path in result.files:
+        console.print(escape(str(path)), soft_wrap=True)
+
+
+def _title(name: str, parameters: dict[str, object]) -> str:
+    """Return a step's name with what it did."""
+    shown = {
+        "aggregate": ("site", "well"),
+        "normalise": ("method", "against"),
+        "select features": ("operations",),
+        "sphere": ("method", "regularization"),
+        "consensus": ("operation",),
+    }
+    values = [parameters.get(one) for one in shown.get(name, ())]
+    texts = [
+        ", ".join(map(str, value)) if isinstance(value, list) else str(value) for value in values if value is not None
+    ]
+    return f"{name}: {', '.join(texts)}" if texts else name
+
+
+@contextlib.contextmanager
+def _progress() -> Iterator[Callable[[str, int, int], None]]:
+    """Show a bar for what takes long; answer Ctrl-C with one line."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    bar = Progress(*columns, console=Console(stderr=True), transient=True)
+    tasks: dict[str, object] = {}
+    try:
+
+        def report(name: str, done: int, total: int) -> None:
+            bar.start()  # not before there is something to report: errors come without a bar
+            if name not in tasks:
+                tasks[name] = bar.add_task(name, total=total)
+            bar.update(tasks[name], total=total, completed=done)  # type: ignore[arg-type]
+
+        yield report
+    except KeyboardInterrupt:
+        typer.echo("stopped; nothing that is half was written", err=True)
+        raise typer.Exit(130) from None
+    finally:
+        if bar.live.is_started:
+            bar.stop()
