@@ -160,11 +160,12 @@ def _print(result: ProfileResult) -> None:
             escape(_title(step.name, step.parameters)), escape(step.scope), rows, features, f"{step.seconds:.1f}"
         )
     console.print(table)
-    shares = result.info["plates_share_of_variance"]
-    if shares is not None:
-        whose = "controls" if result.info["controls"] else "all wells"
+    same = result.info["nearest_neighbour_of_same_plate"]
+    if same is not None:
+        whose = "a control" if result.info["controls"] else "a well"
         console.print(
-            f"plates make {shares['before']:.1%} of the variance of {whose} before, {shares['after']:.1%} after"
+            f"the nearest neighbour of {whose} is of its own plate in {same['before']:.0%} before, {same['after']:.0%} "
+            f"after ({same['chance']:.0%} by chance)"
         )
     for note in result.notes:
         console.print(f"note: {escape(note)}", style="yellow")

@@ -21,7 +21,7 @@ Array = npt.NDArray[np.float64]
 # Okabe and Ito's palette: told apart with any colour vision
 _PALETTE = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#222222")
 _CONTROL, _TREATED = "#222222", "#E69F00"
-_LONGEST = 18
+_LONGEST = 12
 
 
 def draw_profiles(
@@ -29,7 +29,7 @@ def draw_profiles(
     after: pd.DataFrame,
     controls: npt.NDArray[np.bool_] | None,
     features: list[str],
-    shares: dict[str, float] | None,
+    neighbours: dict[str, float] | None,
     path: Path,
 ) -> None:
     """Draw wells before and after, coloured by plate and by what they got.
@@ -42,8 +42,8 @@ def draw_profiles(
         (rows,) which are controls, if known.
     features
         Those of `after`.
-    shares
-        Share of the variance between plates, `before` and `after`; None for one plate.
+    neighbours
+        How often the nearest neighbour is of the same plate: `before`, `after` and by `chance`; None for one plate.
     path
         PNG file.
     """
@@ -53,12 +53,16 @@ def draw_profiles(
     last = numbers(after, features)
     last = last[:, np.isfinite(last).all(axis=0)]
     axes = figure.subplots(2, 2)
-    whose = "controls" if controls is not None else "all wells"
+    whose = "controls" if controls is not None else "wells"
     for column, (title, values) in enumerate((("before", first), ("after", last))):
         points, parts = _components(values)
-        said = f"{title}: {values.shape[1]:,} features"
-        if shares is not None:
-            said += f"; plates make {shares[title]:.0%} of the variance of {whose}"
+        points, outside = _within(points)
+        said = f"{title}: {values.shape[1]:,} features" + (f", {outside} wells beyond the frame" if outside else "")
+        if neighbours is not None:
+            said += (
+                f"\nnearest neighbour of {whose} on the same plate: {neighbours[title]:.0%} "
+                f"({neighbours['chance']:.0%} by chance)"
+            )
         axes[0, column].set_title(said, loc="left", fontsize=10)
         _by_plate(axes[0, column], points, before[PLATE].astype(str))
         _by_role(axes[1, column], points, controls)
@@ -74,7 +78,7 @@ def draw_profiles(
         x=0.01,
         ha="left",
     )
-    with durable(path) as partial, mpl.rc_context({"text.parse_math": False}):
+    with durable(path) as partial:
         figure.savefig(partial, format="png")
 
 
@@ -98,6 +102,14 @@ def _components(values: Array) -> tuple[Array, tuple[float, float]]:
     return points, (parts[0], parts[1])
 
 
+def _within(points: Array) -> tuple[Array, int]:
+    """Move the few points that are far from all others to the frame, and count them."""
+    low, middle, high = np.percentile(points, [1, 50, 99], axis=0)
+    low, high = low - (middle - low), high + (high - middle)
+    beyond = ((points < low) | (points > high)).any(axis=1)
+    return np.clip(points, low, high), int(beyond.sum())
+
+
 def _by_plate(axes: Axes, points: Array, plates: pd.Series) -> None:
     names = sorted(plates.unique())
     if len(names) > len(_PALETTE):
@@ -107,17 +119,12 @@ def _by_plate(axes: Axes, points: Array, plates: pd.Series) -> None:
     chosen = np.array(colours)[[names.index(plate) for plate in plates]]
     order = np.random.default_rng(0).permutation(len(points))  # else the last plate would cover the others
     axes.scatter(points[order, 0], points[order, 1], s=12, c=chosen[order], alpha=0.75, lw=0)
-    for name, colour in list(zip(names, colours, strict=False))[:_LONGEST]:
-        axes.scatter([], [], s=16, color=[colour], label=name)
-    more = f" (and {len(names) - _LONGEST} more)" if len(names) > _LONGEST else ""
-    axes.legend(
-        title=f"plate{more}",
-        fontsize=7,
-        title_fontsize=8,
-        frameon=False,
-        loc="best",
-        ncols=1 + min(len(names), _LONGEST) // 9,
-    )
+    if len(names) > _LONGEST:
+        axes.text(0.98, 0.98, f"{len(names)} plates", ha="right", va="top", fontsize=8, transform=axes.transAxes)
+        return
+    for name, colour in zip(names, colours, strict=False):
+        axes.scatter([], [], s=16, color=[colour], label=name.replace("$", r"\$"))
+    axes.legend(fontsize=7, frameon=False, loc="best", ncols=1 + len(names) // 7)
 
 
 def _by_role(axes: Axes, points: Array, controls: npt.NDArray[np.bool_] | None) -> None:

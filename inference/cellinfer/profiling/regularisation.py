@@ -139,8 +139,10 @@ def _choice(
     chosen = tried[_best(usable)]
     nested = pd.DataFrame(outer)
     notes = list(task.notes)
-    if chosen in (tried[0], tried[-1]):
-        notes.append(f"the chosen regularisation {chosen:g} is the end of the range that was tried")
+    if chosen >= 1:
+        notes.append(f"with a regularisation as large as {chosen:g} sphering does little: plates may do without it")
+    elif chosen == tried[-1]:
+        notes.append(f"the chosen regularisation {chosen:g} is the smallest that was tried")
     return Choice(
         chosen,
         float(fixed),

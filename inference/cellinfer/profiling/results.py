@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 TABLES = ("Site", "Well", "Well_normalised", "Well_selected", "Well_sphered", "Treatment")
 """Tables that there may be, in the order of the steps."""
+_MOST_NEIGHBOURS = 2000
 _OTHERS = ("features.csv", "profile.json", "profile.png")
 
 
@@ -52,12 +53,12 @@ def write_profiles(work: Work, folder: Path) -> tuple[tuple[Path, ...], dict[str
         )
         safe.to_csv(partial, index=False)
     files.append(folder / "features.csv")
-    spread = _plate_shares(work)
-    info = _info(work, spread, [path.name for path in files])
+    neighbours = _neighbours_of_plates(work)
+    info = _info(work, neighbours, [path.name for path in files])
     if work.settings.picture:
         from cellinfer.profiling.picture import draw_profiles
 
-        draw_profiles(work.tables["Well"], work.table, work.controls, work.names, spread, folder / "profile.png")
+        draw_profiles(work.tables["Well"], work.table, work.controls, work.names, neighbours, folder / "profile.png")
         files.append(folder / "profile.png")
     with durable(folder / "profile.json") as partial:
         partial.write_text(json.dumps(info, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
@@ -89,31 +90,39 @@ def _write_table(table: pd.DataFrame, path: Path, *, csv: bool) -> list[Path]:
     return written
 
 
-def _plate_shares(work: Work) -> dict[str, float] | None:
-    """Return how much of the variance is between plates, before and after: of controls, or of all wells without."""
+def _neighbours_of_plates(work: Work) -> dict[str, float] | None:
+    """Return how often the nearest neighbour is of the same plate: before, after and by chance.
+
+    Of controls, which are alike but for their plate, or of all wells where no controls are known. Nearest by cosine
+    similarity, of features on one scale.
+    """
     before, after = work.tables["Well"], work.table
-    if before[PLATE].nunique() < 2:
-        return None
     rows = work.controls if work.controls is not None else np.ones(len(before), dtype=bool)
-    names = [name for name in feature_columns(before, None) if name in set(work.features["feature"])]
-    first = scaled(numbers(before, names))
+    chosen = np.flatnonzero(rows)
+    if len(chosen) > _MOST_NEIGHBOURS:
+        chosen = np.sort(np.random.default_rng(0).choice(chosen, _MOST_NEIGHBOURS, replace=False))
+    plates = pd.factorize(before[PLATE].astype(str))[0][chosen]
+    counts = np.bincount(plates)
+    if (counts > 0).sum() < 2:
+        return None
+    first = scaled(numbers(before, feature_columns(before)))[chosen]
+    last = numbers(after, work.names)[chosen]
     return {
-        "before": _between(first[rows], before.loc[rows, PLATE]),
-        "after": _between(numbers(after, work.names)[rows], after.loc[rows, PLATE]),
+        "before": _same_plate(first, plates),
+        "after": _same_plate(last[:, np.isfinite(last).all(axis=0)], plates),
+        "chance": float((counts * (counts - 1)).sum() / (len(plates) * (len(plates) - 1))),
     }
 
 
-def _between(values: npt.NDArray[np.float64], plates: pd.Series) -> float:
-    """Share of the sum of squares that is between plates, over all features that have all values."""
-    values = values[:, np.isfinite(values).all(axis=0)]
-    total = float(np.square(values - values.mean(axis=0)).sum()) if len(values) else 0.0
-    codes = pd.factorize(plates)[0]
-    means = np.stack([values[codes == code].mean(axis=0) for code in range(codes.max(initial=-1) + 1)])
-    within = float(np.square(values - means[codes]).sum())
-    return 1 - within / total if total > 0 else 0.0
+def _same_plate(values: npt.NDArray[np.float64], plates: npt.NDArray[np.intp]) -> float:
+    length = np.linalg.norm(values, axis=1, keepdims=True)
+    unit = values / np.where(length > 0, length, 1.0)
+    similarity = unit @ unit.T
+    np.fill_diagonal(similarity, -np.inf)
+    return float((plates[similarity.argmax(axis=1)] == plates).mean())
 
 
-def _info(work: Work, spread: dict[str, float] | None, files: list[str]) -> dict[str, Any]:
+def _info(work: Work, neighbours: dict[str, float] | None, files: list[str]) -> dict[str, Any]:
     settings = (
         {name: _plain(value) for name, value in asdict(work.settings).items()}
         if not isinstance(work.settings.layout, (pd.DataFrame, Mapping))
@@ -140,7 +149,7 @@ def _info(work: Work, spread: dict[str, float] | None, files: list[str]) -> dict
             "nested": choice.nested.to_dict("records"),
             "tried": choice.tried.astype(object).where(choice.tried.notna(), None).to_dict("records"),
         },
-        "plates_share_of_variance": spread,
+        "nearest_neighbour_of_same_plate": neighbours,
         "notes": work.notes,
         "inputs": work.origins,
         "files": files,
