@@ -12,9 +12,14 @@ import cv2
 import numpy as np
 import pandas as pd
 from cellinfer import __version__
+from cellinfer.assays.platemap import join_platemap, metadata_column, read_platemap
 from cellinfer.errors import InputError
 from cellinfer.files import durable, output_errors
+from cellinfer.images import read_channel, read_labels
+from cellinfer.journal import field_name
+from cellinfer.plate import Field, Plate
 from cellinfer.profiling.columns import PLATE, SITE, WELL
+from cellinfer.readers import read_plate
 from numpy.typing import NDArray
 
 from cellinfer_training.simulate import CHANNELS, Experiment, paint
@@ -221,6 +226,111 @@ def pack_experiment(folder: Path, experiment: Experiment, box: int = 64) -> Crop
             yield cut(field.images, centres, box), table
 
     return pack(folder, fields(), CHANNELS, box, 19.0, f"simulated, {experiment}")
+
+
+def pack_run(
+    folder: Path,
+    runs: Sequence[Path],
+    platemap: Path,
+    treatment: str,
+    box: int | None = None,
+    side: int | None = None,
+) -> CropSet:
+    """Pack crops around the nuclei that `cellinfer run` found.
+
+    Parameters
+    ----------
+    folder
+        Gets the data set.
+    runs
+        Result folders with `labels/` and `run.json`, one for each plate; the images are read again from where the run
+        read them. Their channels are those of the first.
+    platemap
+        CSV with a well column, and a plate column if plates differ.
+    treatment
+        Column of the plate map that is the class. Wells without a value are left out.
+    box
+        Side of the squares, pixels; None: 4.5 times the median nucleus diameter of the first run, in whole 8 pixels.
+    side
+        Side of the crops, pixels; None: the box, 128 at most.
+
+    Raises
+    ------
+    InputError
+        If a folder is no result of a run, its plate is gone, or the plate map lacks the column.
+    """
+    plates = [_Run(run) for run in runs]
+    if not plates:
+        raise InputError("There is no run to cut cells from: name the folder of one at least.")
+    treatments = read_platemap(platemap)
+    metadata_column(treatments, treatment)
+    diameter = plates[0].nucleus_diameter()
+    box = max(8, 8 * round(4.5 * diameter / 8)) if box is None else box
+    side = min(box, 128) if side is None else side
+    channels = plates[0].channels
+
+    def fields() -> Iterable[tuple[NDArray[Any], pd.DataFrame]]:
+        for run in plates:
+            if set(channels) - set(run.channels):
+                raise InputError(f"{run.folder} has the channels {', '.join(run.channels)}, not {', '.join(channels)}.")
+            yield from run.crops(channels, treatments, treatment, box, side)
+
+    return pack(folder, fields(), channels, box, round(diameter, 1), ", ".join(str(run) for run in runs))
+
+
+class _Run:
+    """A finished run, and the plate it was made from."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        try:
+            given = json.loads((folder / "run.json").read_text(encoding="utf-8"))["input"]
+            options = dict(given["read_with"] or {})
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise InputError(f"{folder} holds no results of cellinfer run (no valid run.json).") from error
+        self.plate: Plate = read_plate(given["folder"], **options)
+        self.channels = self.plate.channels
+
+    def nucleus_diameter(self) -> float:
+        """Return the median over the nuclei of the first fields."""
+        areas = [np.bincount(self._labels(field).ravel())[1:] for field in self.plate.fields[:8]]
+        found = np.concatenate(areas)
+        if not (found > 0).any():
+            raise InputError(f"{self.folder} has no nuclei in its first fields: say the box (--box).")
+        return float(np.median(np.sqrt(4 / np.pi * found[found > 0])))
+
+    def crops(
+        self, channels: Sequence[str], platemap: pd.DataFrame, treatment: str, box: int, side: int
+    ) -> Iterable[tuple[NDArray[Any], pd.DataFrame]]:
+        """Yield the crops of each field whose well has a treatment."""
+        wells = pd.DataFrame(
+            {PLATE: [f.key.plate for f in self.plate.fields], WELL: [f.key.well for f in self.plate.fields]}
+        )
+        joined = join_platemap(wells, platemap).table
+        values = joined[metadata_column(joined, treatment)]
+        for field, value in zip(self.plate.fields, values, strict=True):
+            if pd.isna(value):
+                continue
+            ids, centres = centroids(self._labels(field))
+            images = np.stack([read_channel(field, channel) for channel in channels])
+            table = pd.DataFrame(
+                {
+                    PLATE: field.key.plate,
+                    WELL: field.key.well,
+                    SITE: field.key.site,
+                    TREATMENT: _as_class(value),
+                    "ObjectNumber": ids,
+                }
+            )
+            yield cut(images, centres, box, side), table
+
+    def _labels(self, field: Field) -> NDArray[np.int32]:
+        return read_labels(self.folder / "labels" / "Nuclei" / f"{field_name(field)}.ome.tiff")
+
+
+def _as_class(value: object) -> str:
+    """Return a treatment as text; a whole number does not gain a decimal point in a column with gaps."""
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def centroids(labels: NDArray[np.integer]) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
