@@ -146,6 +146,114 @@ def quantise(
         typer.echo(f"released as {made.release(out, name)}")
 
 
+@app.command()
+@plainly()
+def simulate(
+    folder: Annotated[Path, typer.Argument(help="Folder to make.", show_default=False)],
+    mechanisms: Annotated[int, typer.Option(help="Mechanisms of action.")] = 6,
+    compounds: Annotated[int, typer.Option(help="Compounds of each mechanism.")] = 4,
+    plates: Annotated[int, typer.Option(help="Plates, each with every compound.")] = 6,
+    replicates: Annotated[int, typer.Option(help="Wells per compound and plate.")] = 2,
+    controls: Annotated[int, typer.Option(help="Untreated wells per plate.")] = 12,
+    sites: Annotated[int, typer.Option(help="Fields per well.")] = 1,
+    strength: Annotated[float, typer.Option(help="Factor on what compounds do.")] = 1.0,
+    plate_strength: Annotated[float, typer.Option(help="Factor on how plates differ.")] = 1.0,
+    seed: Annotated[int, typer.Option(help="The same seed gives the same pixels.")] = 0,
+) -> None:
+    """Write a simulated Cell Painting experiment whose truth is known."""
+    from cellinfer_training.simulate import Experiment, write_experiment
+
+    experiment = Experiment(
+        mechanisms,
+        compounds,
+        plates,
+        replicates,
+        controls,
+        sites,
+        strength=strength,
+        plate_strength=plate_strength,
+        seed=seed,
+    )
+    write_experiment(folder, experiment)
+    typer.echo(f"plates  {folder}/{experiment.plate_names[0]} ... (cellinfer run takes one), {plates} in all")
+    typer.echo(f"maps    {folder}/{experiment.plate_names[0]}.csv ...\ntruth   {folder}/truth")
+
+
+@app.command("pack-crops")
+@plainly()
+def pack_crops(
+    runs: Annotated[list[Path], typer.Argument(help="Result folders of cellinfer run.", show_default=False)],
+    platemap: Annotated[Path, typer.Option(help="CSV with a well column, and a plate column if plates differ.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the crops.")],
+    treatment: Annotated[str, typer.Option(help="Column of the plate map that is the class.")] = "Compound",
+    box: Annotated[
+        int | None, typer.Option(help="Side of the square around a nucleus, pixels.", show_default="4.5 diameters")
+    ] = None,
+    side: Annotated[
+        int | None, typer.Option(help="Side of the crops, pixels.", show_default="the box, at most 128")
+    ] = None,
+) -> None:
+    """Cut the cells of finished runs out of their plates, for weakly supervised learning."""
+    from cellinfer_training.embedding.crops import TREATMENT, pack_run
+
+    packed = pack_run(out, runs, platemap, treatment, box, side)
+    typer.echo(
+        f"crops   {out}: {len(packed):,} of {packed.index[TREATMENT].nunique()} treatments, "
+        f"{len(packed.channels)} channels, box {packed.box} px, side {packed.side} px"
+    )
+
+
+@app.command()
+@plainly()
+def wsl(
+    crops: Annotated[list[Path], typer.Argument(help="Folders that pack-crops made.", show_default=False)],
+    out: Out,
+    name: Annotated[str, typer.Option(help="Name of the model.")] = "embed-wsl",
+    epochs: Annotated[int, typer.Option(help="Epochs; in each, every class counts as the median class.")] = 30,
+    leave_out: Annotated[
+        str, typer.Option(help="What is left out to be judged on: plates, wells or cells.")
+    ] = "plates",
+    held: Annotated[
+        list[str] | None,
+        typer.Option(help="Plate (or plate/well) to leave out; may be repeated.", show_default="a quarter by chance"),
+    ] = None,
+    only: Annotated[
+        list[str] | None, typer.Option(help="Treatment to learn; may be repeated.", show_default="all")
+    ] = None,
+    network: Annotated[str, typer.Option(help="b0 or lite0.")] = "b0",
+    pretrained: Annotated[bool, typer.Option(help="Begin with ImageNet weights.")] = True,
+    rate: Annotated[float, typer.Option(help="Learning rate.")] = 0.005,
+    cooling: Annotated[bool, typer.Option(help="Let the rate fall to 0 along half a cosine.")] = False,
+    shared_classes: Annotated[bool, typer.Option(help="One treatment name is one class in all experiments.")] = False,
+    seed: Annotated[int, typer.Option(help="Of all that is random.")] = 0,
+    license: Annotated[str, typer.Option(help="Licence of the model.")] = "unstated",
+    device: Device = "cpu",
+) -> None:
+    """Teach a network to tell treatments apart; what it sees by then describes cells (for --embed)."""
+    from cellinfer_training.embedding.crops import choose, combine, open_crops
+    from cellinfer_training.embedding.report import finish
+    from cellinfer_training.embedding.wsl import Learner, Settings
+
+    sets = {folder.name: open_crops(folder) for folder in crops}
+    if len(sets) < len(crops):
+        raise typer.BadParameter("folders of crops name the experiments: give them different names")
+    data = combine(sets, shared_classes) if len(sets) > 1 else next(iter(sets.values()))
+    settings = Settings(
+        variant=network,  # type: ignore[arg-type]
+        epochs=epochs,
+        rate=rate,
+        cooling=cooling,
+        pretrained=pretrained,
+        scheme=leave_out,  # type: ignore[arg-type]
+        held=tuple(held or ()),
+        seed=seed,
+    )
+    learner = Learner(choose(data, only) if only else data, settings, out, device)
+    learner.run()
+    path = finish(learner, name, license)
+    typer.echo(f"model   {path}\nreport  {out / 'report.md'}, report.png, report.json, log.csv")
+
+
 @app.command("embed-imagenet")
 @plainly()
 def embed_imagenet(

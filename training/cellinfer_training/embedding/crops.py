@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import cv2
 import numpy as np
 import pandas as pd
 from cellinfer import __version__
@@ -20,6 +19,7 @@ from cellinfer.journal import field_name
 from cellinfer.plate import Field, Plate
 from cellinfer.profiling.columns import PLATE, SITE, WELL
 from cellinfer.readers import read_plate
+from cellinfer_kernels.crops import crops
 from numpy.typing import NDArray
 
 from cellinfer_training.simulate import CHANNELS, Experiment, paint
@@ -55,6 +55,8 @@ class CropSet:
         Side of the square in the image that became a crop, pixels.
     diameter
         Nucleus diameter, pixels, at which that box was meant; None where it was not stated.
+    rows
+        Place in the packed files of each row of the index; None: one after another.
     """
 
     parts: tuple[Part, ...]
@@ -63,12 +65,15 @@ class CropSet:
     side: int
     box: int
     diameter: float | None
+    rows: NDArray[np.int64] | None = None
 
     def __len__(self) -> int:
         return len(self.index)
 
     def take(self, rows: NDArray[np.integer]) -> NDArray[np.uint8]:
         """Return crops by row, (n, C, side, side) uint8."""
+        if self.rows is not None:
+            rows = self.rows[rows]
         taken = np.empty((len(rows), len(self.channels), self.side, self.side), np.uint8)
         first = 0
         for part in self.parts:
@@ -86,7 +91,7 @@ def scale(crops: NDArray[np.uint8]) -> NDArray[np.float32]:
 
 def pack(
     folder: Path,
-    fields: Iterable[tuple[NDArray[Any], pd.DataFrame]],
+    fields: Iterable[tuple[NDArray[np.uint8], pd.DataFrame]],
     channels: Sequence[str],
     box: int,
     diameter: float | None = None,
@@ -94,15 +99,12 @@ def pack(
 ) -> CropSet:
     """Write a data set field by field; memory holds one field.
 
-    Each crop is stretched by itself, channel by channel, from its darkest to its brightest pixel onto 8 bits, as the
-    deployed model stretches onto its range; a channel without contrast becomes 0.
-
     Parameters
     ----------
     folder
         Gets `crops.u8`, `index.parquet` and `crops.json`.
     fields
-        Of each field the crops (n, C, side, side) of any real type, and n rows of the index.
+        Of each field the crops (n, C, side, side) as from `cut`, and n rows of the index.
     channels, box, diameter
         See `CropSet`.
     origin
@@ -120,14 +122,14 @@ def pack(
     with output_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
     with durable(folder / _PIXELS) as partial, partial.open("wb") as file:
-        for crops, table in fields:
+        for pictures, table in fields:
             if missing := [name for name in _REQUIRED if name not in table.columns]:
                 raise InputError(f"The index of crops lacks the column {missing[0]}.")
-            if crops.shape[:2] != (len(table), len(channels)):
-                raise InputError(f"{crops.shape[:2]} crops and channels do not fit {len(table)} rows of {channels}.")
-            if len(crops):
-                side = crops.shape[-1]
-                file.write(stretched(crops).tobytes())
+            if pictures.shape[:2] != (len(table), len(channels)):
+                raise InputError(f"{pictures.shape[:2]} crops and channels do not fit {len(table)} rows of {channels}.")
+            if len(pictures):
+                side = pictures.shape[-1]
+                file.write(np.ascontiguousarray(pictures).tobytes())
                 rows.append(table)
     if not rows:
         raise InputError(f"There is no cell to be cut out: {folder} would be empty.")
@@ -195,6 +197,8 @@ def combine(sets: dict[str, CropSet], shared_classes: bool = False) -> CropSet:
         raise InputError(f"The crops of {', '.join(sets)} differ in size, box or nucleus diameter: pack them alike.")
     parts, tables = [], []
     for name, found in sets.items():
+        if found.rows is not None:
+            raise InputError(f"{name} is a part of a data set: join whole ones, and choose treatments afterwards.")
         order = [found.channels.index(channel) for channel in channels]
         parts += [Part(part.crops, tuple(part.channels[place] for place in order)) for part in found.parts]
         table = found.index.copy()
@@ -207,10 +211,30 @@ def combine(sets: dict[str, CropSet], shared_classes: bool = False) -> CropSet:
     return CropSet(tuple(parts), index, channels, first.side, first.box, first.diameter)
 
 
+def choose(data: CropSet, treatments: Sequence[str]) -> CropSet:
+    """Leave the crops of all but some treatments out.
+
+    Raises
+    ------
+    InputError
+        If a treatment is not there.
+    """
+    found = data.index[TREATMENT].astype(str)
+    if missing := [name for name in treatments if name not in set(found)]:
+        raise InputError(f"There are no crops of the treatment {missing[0]!r}.")
+    return subset(data, found.isin(list(treatments)).to_numpy())
+
+
+def subset(data: CropSet, chosen: NDArray[np.bool_]) -> CropSet:
+    """Leave crops out; their pixels stay where they are."""
+    rows = np.arange(len(data))[chosen] if data.rows is None else data.rows[chosen]
+    return replace(data, index=data.index[chosen].reset_index(drop=True), rows=rows)
+
+
 def pack_experiment(folder: Path, experiment: Experiment, box: int = 64) -> CropSet:
     """Paint a simulated experiment and pack crops around its true nuclei."""
 
-    def fields() -> Iterable[tuple[NDArray[Any], pd.DataFrame]]:
+    def fields() -> Iterable[tuple[NDArray[np.uint8], pd.DataFrame]]:
         for plate, content, site, field in paint(experiment):
             cells, centres = centroids(field.nuclei)
             table = pd.DataFrame(
@@ -223,7 +247,7 @@ def pack_experiment(folder: Path, experiment: Experiment, box: int = 64) -> Crop
                     "ObjectNumber": cells,
                 }
             )
-            yield cut(field.images, centres, box), table
+            yield cut(list(field.images), centres, box, box), table
 
     return pack(folder, fields(), CHANNELS, box, 19.0, f"simulated, {experiment}")
 
@@ -269,7 +293,7 @@ def pack_run(
     side = min(box, 128) if side is None else side
     channels = plates[0].channels
 
-    def fields() -> Iterable[tuple[NDArray[Any], pd.DataFrame]]:
+    def fields() -> Iterable[tuple[NDArray[np.uint8], pd.DataFrame]]:
         for run in plates:
             if set(channels) - set(run.channels):
                 raise InputError(f"{run.folder} has the channels {', '.join(run.channels)}, not {', '.join(channels)}.")
@@ -301,7 +325,7 @@ class _Run:
 
     def crops(
         self, channels: Sequence[str], platemap: pd.DataFrame, treatment: str, box: int, side: int
-    ) -> Iterable[tuple[NDArray[Any], pd.DataFrame]]:
+    ) -> Iterable[tuple[NDArray[np.uint8], pd.DataFrame]]:
         """Yield the crops of each field whose well has a treatment."""
         wells = pd.DataFrame(
             {PLATE: [f.key.plate for f in self.plate.fields], WELL: [f.key.well for f in self.plate.fields]}
@@ -312,7 +336,7 @@ class _Run:
             if pd.isna(value):
                 continue
             ids, centres = centroids(self._labels(field))
-            images = np.stack([read_channel(field, channel) for channel in channels])
+            images = [read_channel(field, channel) for channel in channels]
             table = pd.DataFrame(
                 {
                     PLATE: field.key.plate,
@@ -342,31 +366,26 @@ def centroids(labels: NDArray[np.integer]) -> tuple[NDArray[np.int64], NDArray[n
     return ids, np.stack([total[ids] / areas[ids] for total in sums], axis=1)
 
 
-def cut(images: NDArray[Any], centres: NDArray[np.floating], box: int) -> NDArray[Any]:
-    """Return the squares around some places, (n, C, box, box); beyond the border the image is mirrored.
+def cut(images: Sequence[NDArray[Any]], centres: NDArray[np.floating], box: int, side: int) -> NDArray[np.uint8]:
+    """Return the squares around some places as 8 bits, by the rule of the deployed model.
+
+    Each crop is stretched by itself, channel by channel, from its darkest to its brightest pixel; one without contrast
+    is 0, and so is what lies beyond the border.
 
     Parameters
     ----------
     images
-        (C, H, W).
+        Channels, each (H, W).
     centres
         (n, 2) row and column, pixels.
-    box
-        Side of the squares, pixels.
+    box, side
+        Side of the squares, and of the crops that they are scaled to, pixels.
+
+    Returns
+    -------
+    numpy.ndarray
+        (n, C, side, side).
     """
-    rim = box // 2 + 1
-    padded = [cv2.copyMakeBorder(image, rim, rim + box, rim, rim + box, cv2.BORDER_REFLECT_101) for image in images]
-    crops = np.empty((len(centres), len(images), box, box), images.dtype)
-    for number, place in enumerate(centres):
-        top, left = (int(np.floor(coordinate + 0.5)) + rim - box // 2 for coordinate in place)
-        for channel, image in enumerate(padded):
-            crops[number, channel] = image[top : top + box, left : left + box]
-    return crops
-
-
-def stretched(crops: NDArray[Any]) -> NDArray[np.uint8]:
-    """Return crops stretched onto 0..255, each channel of each crop by itself; no contrast gives 0."""
-    low = crops.min((2, 3), keepdims=True).astype(np.float32)
-    high = crops.max((2, 3), keepdims=True).astype(np.float32)
-    width = np.where(high > low, high - low, 1)
-    return np.asarray(np.rint((crops.astype(np.float32) - low) * (255 / width)), dtype=np.uint8)
+    planes = [image if image.dtype in (np.uint8, np.uint16) else image.astype(np.float32) for image in images]
+    stretched = crops(planes, np.asarray(centres, np.float64).reshape(-1, 2), box, side, value_range=(0.0, 255.0))
+    return np.asarray(np.rint(stretched), dtype=np.uint8)
