@@ -155,7 +155,8 @@ class EfficientNet(nn.Module):
         self._feature_block = sum(stage.blocks for stage in _STAGES[:_FEATURE_STAGE])
         for module in self.modules():
             if isinstance(module, SameConv2d):
-                nn.init.kaiming_normal_(module.weight, mode="fan_out")
+                fan = module.kernel_size[0] ** 2 * module.out_channels / module.groups
+                nn.init.normal_(module.weight, 0, (2 / fan) ** 0.5)
         nn.init.normal_(self.classifier.weight, 0, 0.01)
         nn.init.zeros_(self.classifier.bias)
 
