@@ -30,6 +30,10 @@ __all__ = [
 ]
 
 
+_FEW = 12
+"""Up to so many positives, one count of all negatives for each is faster than bisection."""
+
+
 class Ranking(NamedTuple):
     """Where each query's positives stand in its list, from the most similar candidate (rank 1) on.
 
@@ -100,15 +104,18 @@ def _rank_positives(
     found = np.empty(most, similarities.dtype)
     before = np.empty(most + 1, np.int64)
     for i in range(queries):
+        row = similarities[i]
+        kinds = relevance[i]
         count = starts[i + 1] - starts[i]
         place = 0
         total = count
         best = -1
+        best_value = similarities.dtype.type(0)
         for j in range(n):
-            kind = relevance[i, j]
+            kind = kinds[j]
             if kind == 0:
                 continue
-            value = similarities[i, j]
+            value = row[j]
             if value != value:
                 return True
             if kind > 0:
@@ -116,31 +123,38 @@ def _rank_positives(
                 place += 1
             else:
                 total += 1
-            if (
-                best < 0
-                or value > similarities[i, best]
-                or (value == similarities[i, best] and kind < 0 < relevance[i, best])
-            ):
+            if best < 0 or value > best_value or (value == best_value and kind < 0 < kinds[best]):
                 best = j
+                best_value = value
         candidates[i] = total
         nearest[i] = best
-        if count == 0:
-            continue
         positives = found[:count]
         positives.sort()  # ascending
+        if count <= _FEW:
+            for k in range(count):
+                ahead = _not_below(row, kinds, positives[count - 1 - k] - tolerance)
+                ranks[starts[i] + k] = ahead + k + 1
+            continue
         before[: count + 1] = 0
         lowest = positives[0] - tolerance
         for j in range(n):
-            if relevance[i, j] < 0:
-                value = similarities[i, j]
-                if value >= lowest:
-                    before[_not_above(positives, value, tolerance)] += 1
+            if kinds[j] < 0 and row[j] >= lowest:
+                before[_not_above(positives, row[j], tolerance)] += 1
         # before[k]: negatives that come before the k least similar positives, and before no other
         ahead = 0
         for k in range(count, 0, -1):
             ahead += before[k]
             ranks[starts[i] + count - k] = ahead + count - k + 1
     return False
+
+
+@inlined
+def _not_below(row: Any, kinds: Any, least: Any) -> Any:
+    """Count the negatives that are as similar as this, without a branch in the loop."""
+    count = np.int32(0)
+    for j in range(row.size):
+        count += np.int32((kinds[j] < 0) & (row[j] >= least))
+    return np.int64(count)
 
 
 @inlined

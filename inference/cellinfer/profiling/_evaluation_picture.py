@@ -248,8 +248,8 @@ def _draw_ranking(axes: Axes, result: ProfileEvaluation) -> None:
     axes.set_xlim(0, 1)
     axes.set_xlabel("mean average precision (number of queries in brackets)", fontsize=9)
     significant = int(ranked["significant"].sum())
-    best = f"best {_MOST_BARS} of {len(ranked)}" if cut else f"{len(ranked)}"
-    axes.set_title(f"mAP of {best} {plural}; {significant} of {len(ranked)} significant", loc="left", fontsize=11)
+    best = f"the best {_MOST_BARS} of {len(ranked)}" if cut else f"{len(ranked)}"
+    axes.set_title(f"mAP of {best} {plural}, {significant} significant", loc="left", fontsize=11)
     handles = [
         mpl.patches.Patch(color="#0072B2", label="q < 0.05"),
         mpl.patches.Patch(color=_PALE, label="not significant"),
@@ -296,7 +296,7 @@ def _draw_curves(axes: Axes, result: ProfileEvaluation, what: str) -> None:
 
 def _draw_batches(axes: Axes, result: ProfileEvaluation) -> None:
     """Draw what profiles give away of their batch, against chance, and what is left of replicates."""
-    axes.set_title("Batch effects (grey: by chance)", loc="left", fontsize=11)
+    axes.set_title("Batch effects\n(grey: by chance)", loc="left", fontsize=11)
     found = [
         (name, row)
         for name in ("batches_of_treated_wells", "batches_of_control_wells")
@@ -321,7 +321,7 @@ def _draw_batches(axes: Axes, result: ProfileEvaluation) -> None:
     handles = [mpl.lines.Line2D([], [], color="#0072B2", marker="o", ls="-", label="value, 95 % interval")]
     if before:
         handles.append(mpl.lines.Line2D([], [], color="#D55E00", marker="D", ls="", mfc="none", label="before"))
-    axes.legend(handles=handles, frameon=False, fontsize=8.5, loc="best")
+    axes.legend(handles=handles, frameon=False, fontsize=8.5, loc="lower right", bbox_to_anchor=(1.02, 0.985), ncols=2)
     _tidy(axes)
 
 

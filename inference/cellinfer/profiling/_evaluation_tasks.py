@@ -133,8 +133,8 @@ def _tasks(prepared: Prepared) -> Iterator[_Task]:
                 options.label,
                 (options.label,),
                 options.min_others,
-                f"queries: {level.name} profiles with a {options.label}; positives share it and are of another "
-                f"{apart or 'row'}; negatives: those of other classes{also}",
+                f"queries: {level.name} profiles with a {options.label}; positives: those that share it"
+                f"{f' and are of another {apart}' if apart else ''}; negatives: those of other classes{also}",
             )
         if options.treatment is None or level.name == "treatment":
             continue
@@ -197,8 +197,8 @@ def _retrieve(
     left_out = len(matching) - len(scores)
     if left_out:
         figures.notes.append(
-            f"{task.name}: {left_out} of {len(matching)} rows are no queries: fewer than {task.min_positives} others "
-            "to find"
+            f"{task.name}: {left_out} of {len(matching)} rows are no queries: "
+            + ("nothing for them to find" if task.min_positives == 1 else f"fewer than {task.min_positives} to find")
         )
     if task.name.startswith("class"):
         without = int((table[task.groups].isna() & ~task.level.control).sum())

@@ -7,7 +7,7 @@ negative likewise. A missing value is the same as nothing and different from eve
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -16,6 +16,8 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from cellinfer.errors import InputError
+
+Mask = NDArray[np.bool_]
 
 _SEPARATOR = "|"
 _MOST_LABEL_SETS = 20_000
@@ -199,11 +201,13 @@ class Matching:
             If the rules make a pair both positive and negative.
         """
         rows = self.rows[part]
-        positive = self._pairs(rows, self.rules.positive_same, self.rules.positive_different, part)
-        negative = self._pairs(rows, self.rules.negative_same, self.rules.negative_different, None)
-        both = positive & negative
-        both[np.arange(len(rows)), rows] = False
-        if both.any():
+        same = {name: column.same(rows) for name, column in self._columns.items()}
+        negative = _pairs(same, self.rules.negative_same, self.rules.negative_different)
+        if self.labels is not None:
+            same[str(self._asked)] = self._label_column().holding(self.labels[part])
+        positive = _pairs(same, self.rules.positive_same, self.rules.positive_different)
+        positive[np.arange(len(rows)), rows] = False
+        if (positive & negative).any():
             raise InputError(
                 f"The rules make some pairs positive and negative at once ({self.rules.describe()}): negatives should "
                 "differ in a column that positives have the same."
@@ -214,19 +218,14 @@ class Matching:
             result[:, self._excluded] = 0
         return result
 
-    def _pairs(
-        self, rows: NDArray[np.int64], same: Sequence[str], different: Sequence[str], part: slice | None
-    ) -> NDArray[np.bool_]:
-        result: NDArray[np.bool_] | None = None
-        for names, equal in ((same, True), (different, False)):
-            for name in names:
-                column = self._columns[name]
-                if part is not None and equal and name == self._asked and self.labels is not None:
-                    found = self._label_column().holding(self.labels[part])
-                else:
-                    found = column.same(rows)
-                if not equal:
-                    np.logical_not(found, out=found)
-                result = found if result is None else np.logical_and(result, found, out=result)
-        assert result is not None
-        return result
+
+def _pairs(same: Mapping[str, Mask], equal: Sequence[str], different: Sequence[str]) -> Mask:
+    """Tell which pairs have the same values in some columns and different ones in others."""
+    first, *others = [(name, True) for name in equal] + [(name, False) for name in different]
+    result = same[first[0]].copy() if first[1] else ~same[first[0]]
+    for name, wanted in others:
+        if wanted:
+            result &= same[name]
+        else:
+            result &= ~same[name]
+    return result

@@ -19,7 +19,7 @@ import math
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from itertools import pairwise
+from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -56,7 +56,9 @@ INSPECTED = np.concatenate([np.geomspace(0.001, 0.1, 21), np.linspace(0.15, 1, 1
 """Shares of a query's list at which the share of positives found is followed."""
 DEFAULT_MEMORY = 256 << 20
 _BYTES_BESIDE = 6
-"""Per pair and besides its similarity: relevance and what it is made from."""
+"""Per pair and besides its similarity: what is made from it."""
+_PAIRS_AT_A_TIME = 1 << 19
+"""Pairs of queries and candidates that a thread looks at in one go: relevance is a byte each."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,26 +180,29 @@ def score_queries(
         raise InputError(f"Zero cells can be corrected or left infinite, not {zero_cells!r}.")
     depths = sorted(set(depths))
     collected = _Collected()
-    workers = threads or available_cores()
-    with ThreadPoolExecutor(workers) as pool:
+    with ThreadPoolExecutor(threads or available_cores()) as pool:
         for part in query_blocks(len(matching), matching.size, similarities.itemsize, memory):
             block = similarities.block(matching.rows[part])
-            relevance = matching.relevance(part)
-            edges = np.linspace(0, len(block), workers + 1).astype(int)
-            pieces = [slice(a, b) for a, b in pairwise(edges) if b > a]
-            rankings = pool.map(
-                lambda piece, values, kinds: (
-                    piece,
-                    positive_ranks(values[piece], kinds[piece], similarities.tolerance),
-                ),
-                pieces,
-                [block] * len(pieces),
-                [relevance] * len(pieces),
-            )
-            for piece, ranking in rankings:
-                queries = np.arange(part.start + piece.start, part.start + piece.stop)
+            for queries, ranking in pool.map(
+                partial(_rank, block, part.start, matching, similarities.tolerance), _few(block)
+            ):
                 _collect(collected, queries, ranking, depths, min_positives)
     return _finish(collected, matching, depths, zero_cells)
+
+
+def _few(block: NDArray[Any]) -> list[slice]:
+    """Divide a block into stretches whose pairs fit into a processor's cache."""
+    size = max(1, _PAIRS_AT_A_TIME // max(block.shape[1], 1))
+    return [slice(start, min(start + size, len(block))) for start in range(0, len(block), size)]
+
+
+def _rank(
+    block: NDArray[Any], first: int, matching: Matching, tolerance: float, part: slice
+) -> tuple[NDArray[np.int64], Ranking]:
+    """Rank the positives of some queries of a block that begins with query `first`."""
+    queries = slice(first + part.start, first + part.stop)
+    ranking = positive_ranks(block[part], matching.relevance(queries), tolerance)
+    return np.arange(queries.start, queries.stop), ranking
 
 
 def query_blocks(queries: int, n: int, itemsize: int, memory: int) -> Iterable[slice]:
