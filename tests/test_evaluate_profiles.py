@@ -210,6 +210,17 @@ def test_features_that_are_not_finite_are_left_out_and_said() -> None:
     assert "1 profiles were left out" in result.notes[0] and "2 of 16 features were left out" in result.notes[1]
 
 
+def test_categories_numbers_and_empty_text_are_understood() -> None:
+    plain = evaluate_profiles(screen(), **COLUMNS).metrics
+    table = screen()
+    table["Metadata_moa"] = table["Metadata_moa"].fillna("").astype("category")
+    table["Metadata_t"] = pd.factorize(table["Metadata_t"])[0]
+    table["Metadata_Plate"] = table["Metadata_Plate"].astype("category")
+    found = evaluate_profiles(table, **{**COLUMNS, "controls": "Metadata_t == 12"}).metrics
+    names_only = ["low", "high"]  # groups are drawn in the order of their names
+    pd.testing.assert_frame_equal(found.drop(columns=names_only), plain.drop(columns=names_only))
+
+
 def test_copies_of_profiles_are_said() -> None:
     table = screen()
     features = [name for name in table if name.startswith("Cells_")]

@@ -144,6 +144,8 @@ def prepare(table: pd.DataFrame, options: EvaluationOptions, features: Iterable[
     names = feature_columns(table, features)
     values, usable, kept, notes = _finite(table, names)
     metadata = table[metadata_columns(table) + _others_named(table, options)].reset_index(drop=True)
+    asked = {name for name in (options.label, options.treatment, options.compound, options.batch) if name is not None}
+    metadata = metadata.assign(**{name: _without_empty(metadata[name]) for name in sorted(asked)})
     none = np.zeros(len(table), np.bool_)
     control = none if options.controls is None else choose_rows(table, options.controls, what="controls")
     if options.controls is not None and not control.any():
@@ -189,6 +191,12 @@ def _with_columns(table: pd.DataFrame, options: EvaluationOptions) -> Evaluation
     if options.label is not None and table[options.label].isna().all():
         raise InputError(f"The column {options.label!r} (label) is empty.")
     return replace(options, batch=options.batch or _first(table, PLATE))
+
+
+def _without_empty(column: pd.Series) -> pd.Series:
+    """Empty text says as little as a missing value; categories become what they name."""
+    values = column.astype(object)
+    return values.where(values.notna() & (values.astype(str).str.strip() != ""), None)
 
 
 def _finite(table: pd.DataFrame, names: Sequence[str]) -> tuple[NDArray[np.float64], Mask, list[str], list[str]]:

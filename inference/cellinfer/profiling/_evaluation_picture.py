@@ -296,7 +296,7 @@ def _draw_curves(axes: Axes, result: ProfileEvaluation, what: str) -> None:
 
 def _draw_batches(axes: Axes, result: ProfileEvaluation) -> None:
     """Draw what profiles give away of their batch, against chance, and what is left of replicates."""
-    axes.set_title("Batch effects\n(grey: by chance)", loc="left", fontsize=11)
+    axes.set_title("Batch effects", loc="left", fontsize=11, pad=20)  # above the legend
     found = [
         (name, row)
         for name in ("batches_of_treated_wells", "batches_of_control_wells")
@@ -321,7 +321,8 @@ def _draw_batches(axes: Axes, result: ProfileEvaluation) -> None:
     handles = [mpl.lines.Line2D([], [], color="#0072B2", marker="o", ls="-", label="value, 95 % interval")]
     if before:
         handles.append(mpl.lines.Line2D([], [], color="#D55E00", marker="D", ls="", mfc="none", label="before"))
-    axes.legend(handles=handles, frameon=False, fontsize=8.5, loc="lower right", bbox_to_anchor=(1.02, 0.985), ncols=2)
+    handles.append(mpl.lines.Line2D([], [], color=_PALE, lw=8, label="by chance"))
+    axes.legend(handles=handles, frameon=False, fontsize=8, loc="lower left", bbox_to_anchor=(-0.02, 0.985), ncols=3)
     _tidy(axes)
 
 
