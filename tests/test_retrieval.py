@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 import warnings
 from pathlib import Path
 
@@ -211,6 +212,20 @@ def test_alike_profiles_are_ranked_last_wherever_they_stand() -> None:
     same = np.tile(np.arange(1.0, 8), (6, 1)) * [[1], [2], [3], [1], [5], [7]]
     scores = score_queries(Similarities(same), Matching(table, PairRules(["kind"], [], [], ["kind"])))
     np.testing.assert_allclose(scores.average_precision, (1 / 4 + 2 / 5) / 2)
+
+
+def test_memory_grows_with_rows_and_not_with_pairs() -> None:
+    table = pd.DataFrame({"kind": np.arange(6000) % 1500})
+    matching = Matching(table, PairRules(["kind"], [], [], ["kind"]))
+    similarities = Similarities(np.random.default_rng(0).normal(size=(6000, 10)))
+    tracemalloc.start()
+    try:
+        scores = score_queries(similarities, matching, memory=4 << 20, threads=2)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert len(scores) == 6000
+    assert peak < 24 << 20  # all pairs would take 288 MB
 
 
 @pytest.mark.parametrize("metric", ["cosine", "correlation"])
