@@ -168,3 +168,40 @@ def test_nullable_and_float32_columns_are_numbers_too() -> None:
     result = normalise(odd).table
     assert result["Cells_Feature_1"].isna().sum() == 1
     np.testing.assert_allclose(result["Cells_Feature_0"], normalise(profiles).table["Cells_Feature_0"], atol=1e-4)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_pooled_spread_is_that_of_controls_about_their_plates_centre(method: str) -> None:
+    profiles = make_profiles(plates=4, wells=12)
+    controls = (profiles["Metadata_Compound"] == "DMSO").to_numpy()
+    plates = profiles["Metadata_Plate"]
+    found = features_of(normalise(profiles, method, reference=CONTROLS, spread="pooled").table)
+    centre = "mean" if method == "standardise" else "median"
+    raw = profiles.filter(regex="^Cells_")
+    centres = raw[controls].groupby(plates[controls]).agg(centre).loc[plates].to_numpy()
+    apart = raw.to_numpy() - centres
+    mine = apart[controls]
+    if method == "standardise":
+        spread = np.sqrt((mine**2).sum(axis=0) / (len(mine) - plates.nunique()))
+    elif method == "robustise":
+        spread = np.subtract(*np.percentile(mine, [75, 25], axis=0))
+    else:
+        spread = 1.4826 * np.median(np.abs(mine - np.median(mine, axis=0)), axis=0)
+    np.testing.assert_allclose(found, apart / spread, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_feature_that_controls_lack_on_one_plate_or_never_vary_in(method: str) -> None:
+    profiles = make_profiles()
+    controls = profiles["Metadata_Compound"] == "DMSO"
+    first = profiles["Metadata_Plate"] == "P0"
+    profiles.loc[controls & first, "Cells_Feature_0"] = np.nan
+    profiles.loc[controls & first, "Cells_Feature_1"] = 1.1  # the same on one plate, not on the others
+    profiles.loc[controls, "Cells_Feature_2"] = np.where(first[controls], 0.1, 7.7)  # the same on each plate
+    result = normalise(profiles, method, reference=CONTROLS, spread="pooled").table
+    assert result.loc[first, "Cells_Feature_0"].isna().all()
+    assert result.loc[~first, "Cells_Feature_0"].notna().all()
+    assert np.isfinite(result["Cells_Feature_1"]).all()
+    assert result["Cells_Feature_2"].isna().all()
+    with pytest.raises(InputError, match="spread='both'"):
+        normalise(profiles, method, spread="both")  # type: ignore[arg-type]

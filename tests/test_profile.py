@@ -85,7 +85,7 @@ def test_every_level_is_the_step_by_hand(screen: Path, result: ProfileResult) ->
     wells["Metadata_Compound"] = COMPOUNDS * 3
     np.testing.assert_allclose(result.tables["Well"][features], wells[features], rtol=1e-12)
     assert list(result.tables["Well"]["Metadata_Compound"]) == COMPOUNDS * 3
-    normalised = normalise(wells, reference=CONTROLS).table
+    normalised = normalise(wells, reference=CONTROLS, spread="pooled").table
     np.testing.assert_allclose(result.tables["Well_normalised"][features], normalised[features], rtol=1e-9)
     selected = select_features(normalised)
     kept = [name for name in features if name in selected.table]
@@ -296,6 +296,24 @@ def test_batches(screen: Path, tmp_path: Path) -> None:
     assert (tmp_path / "out" / "sphering_2.npz").exists()
     for _, rows in result.wells[result.wells["Metadata_Compound"] == "DMSO"].groupby("Metadata_Batch"):
         np.testing.assert_allclose(rows.filter(like="Cells_F").mean(), 0, atol=1e-9)
+
+
+def test_few_controls_share_one_spread_and_harmony_comes_after_sphering(screen: Path, tmp_path: Path) -> None:
+    options = {"layout": screen / "layout.csv", "controls": CONTROLS, "picture": False}
+    result = profile(sources(screen), tmp_path, harmony="plate", **options)
+    steps = {step.name: step for step in result.steps}
+    assert steps["normalise"].parameters["spread"] == "pooled"
+    assert any("fewer than 32 controls" in note for note in steps["normalise"].notes)
+    assert list(steps)[-2:] == ["harmonise", "consensus"]
+    assert "3 batches" in steps["harmonise"].notes[0]
+    moved, still = result.tables["Well_harmonised"], result.tables["Well_sphered"]
+    assert list(moved.columns) == list(still.columns)
+    assert not np.allclose(moved.filter(like="Cells_"), still.filter(like="Cells_"))
+    assert result.wells is moved
+    assert (tmp_path / "Well_harmonised.parquet").exists()
+    own = profile(sources(screen), tmp_path, spread="own", **options)
+    assert own.steps[2].parameters["spread"] == "own"
+    assert not (tmp_path / "Well_harmonised.parquet").exists()
 
 
 def test_nested_regularisation_is_reported_beside_the_fixed_one(screen: Path, tmp_path: Path) -> None:

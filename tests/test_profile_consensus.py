@@ -93,3 +93,19 @@ def test_mistakes() -> None:
         consensus(profiles, [])
     with pytest.raises(InputError, match="No row has a value"):
         consensus(profiles.assign(Metadata_Compound=None), BY)
+
+
+def test_controls_on_all_plates_do_not_cost_the_others_their_batch() -> None:
+    profiles = make_profiles(rows=60)
+    is_control = profiles["Metadata_Compound"] == "DMSO"
+    profiles["Metadata_Batch"] = profiles["Metadata_Compound"].map({"a": "1", "b": "2", "c": "1"})
+    profiles.loc[is_control, "Metadata_Batch"] = np.where(np.arange(is_control.sum()) % 2, "1", "2")
+    assert "Metadata_Batch" not in consensus(profiles, BY).table
+    table = consensus(profiles, BY, controls="Metadata_Compound == 'DMSO'").table
+    treated = table["Metadata_Compound"] != "DMSO"
+    assert (
+        table.loc[treated, "Metadata_Batch"]
+        == table.loc[treated, "Metadata_Compound"].map({"a": "1", "b": "2", "c": "1"})
+    ).all()
+    assert table.loc[~treated, "Metadata_Batch"].isna().all()
+    assert "Metadata_Well" not in table

@@ -64,6 +64,12 @@ def profile(
         str, typer.Option(help="Normalise against controls or all wells; auto: controls if they are named.")
     ] = "auto",
     scope: Annotated[str, typer.Option(help="Normalise each plate, each batch, or all wells together.")] = "plate",
+    spread: Annotated[
+        str,
+        typer.Option(
+            help="Divide by each plate's own spread, or the pooled one of all; auto: pooled if controls are few."
+        ),
+    ] = "auto",
     select: Annotated[
         str,
         typer.Option(
@@ -83,6 +89,9 @@ def profile(
             "replicates find each other."
         ),
     ] = "0.01",
+    harmony: Annotated[
+        str, typer.Option(help="Bring plates or batches together after sphering: plate, batch or none.")
+    ] = "none",
     consensus: Annotated[str, typer.Option(help="Wells to treatments: mean, median, modz or none.")] = "mean",
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="Folder for the results.", show_default="RUN/profile")
@@ -124,11 +133,13 @@ def profile(
             normalisation=_ALIKE.get(normalisation, normalisation),
             reference=reference,
             scope=scope,
+            spread=spread,
             selection=[] if operations == ["none"] else operations,
             correlation=correlation,
             sphering=sphering,
             sphering_scope=sphering_scope,
             regularization=amount,
+            harmony=harmony,
             consensus=consensus,
             csv=csv,
             picture=picture,
@@ -177,9 +188,10 @@ def _title(name: str, parameters: dict[str, object]) -> str:
     """Return a step's name with what it did."""
     shown = {
         "aggregate": ("site", "well"),
-        "normalise": ("method", "against"),
+        "normalise": ("method", "against", "spread"),
         "select features": ("operations",),
         "sphere": ("method", "regularization"),
+        "harmonise": ("brought_together",),
         "consensus": ("operation",),
     }
     values = [parameters.get(one) for one in shown.get(name, ())]

@@ -20,7 +20,7 @@ from scipy.stats import rankdata
 
 from cellinfer.errors import InputError
 from cellinfer.profiling.columns import feature_columns, is_metadata
-from cellinfer.profiling.rows import examples, group_rows, numbers
+from cellinfer.profiling.rows import Rows, choose_rows, examples, group_rows, numbers
 
 Array = npt.NDArray[np.float64]
 
@@ -35,7 +35,7 @@ class Consensus(NamedTuple):
 
     table: pd.DataFrame
     """The columns of `by`, `Metadata_Replicate_Count`, the sum of `Metadata_Object_Count` if there is one, metadata
-    that all replicates of each treatment share, and the features."""
+    that all replicates of each treatment share (missing for controls that do not), and the features."""
     notes: tuple[str, ...]
 
 
@@ -45,6 +45,7 @@ def consensus(
     operation: str = "median",
     *,
     features: Sequence[str] | None = None,
+    controls: Rows = None,
     min_weight: float = 0.01,
     precision: int = 4,
 ) -> Consensus:
@@ -61,6 +62,9 @@ def consensus(
         `mean`, `median` or `modz`; missing and infinite values are left out.
     features
         Names; None: see `feature_columns`.
+    controls
+        Rows, by a query or a mask, that stand in many batches: what the replicates of every other treatment share, such
+        as their batch, is kept. None: there are no such rows.
     min_weight, precision
         Of MODZ: smallest weight before weights are normalised, and digits that they are rounded to.
 
@@ -85,6 +89,9 @@ def consensus(
         raise InputError(f"No row has a value of {' and '.join(columns)}.")
     rows = profiles[known] if not known.all() else profiles
     groups = group_rows(rows, columns)
+    everywhere = np.zeros(len(groups.keys), dtype=bool)
+    if controls is not None:
+        everywhere[groups.codes[choose_rows(profiles, controls, what="controls")[known]]] = True
     values = numbers(rows, names)
     order = np.argsort(groups.codes, kind="stable")
     counts = np.bincount(groups.codes)
@@ -100,8 +107,11 @@ def consensus(
     for column in map(str, rows.columns):
         if column == _COUNT and column not in columns:
             table[column] = np.bincount(groups.codes, weights=rows[column].to_numpy(dtype=np.float64)).astype(np.int64)
-        elif is_metadata(column) and column not in table and _is_shared(rows[column], groups.codes):
-            table[column] = rows[column].iloc[[block[0] for block in blocks]].to_numpy()
+        elif is_metadata(column) and column not in table:
+            alike = _is_shared(rows[column], groups.codes)
+            if (alike | everywhere).all() and not everywhere.all():
+                firsts = rows[column].iloc[[block[0] for block in blocks]].reset_index(drop=True)
+                table[column] = firsts if alike.all() else firsts.where(alike)
     return Consensus(pd.concat([table, pd.DataFrame(summarised, columns=names)], axis=1), tuple(notes))
 
 
@@ -164,9 +174,9 @@ def _median(values: Array) -> Array:
 _SUMMARIES = {"mean": _mean, "median": _median}
 
 
-def _is_shared(column: pd.Series, codes: npt.NDArray[np.intp]) -> bool:
-    """Tell whether a column is the same within every group; missing values are the same as each other."""
+def _is_shared(column: pd.Series, codes: npt.NDArray[np.intp]) -> npt.NDArray[np.bool_]:
+    """Tell within which groups a column is the same; missing values are the same as each other."""
     values = pd.factorize(column, use_na_sentinel=True)[0]
     first = np.zeros(int(codes.max()) + 1, dtype=np.intp)
     first[codes[::-1]] = values[::-1]
-    return bool((values == first[codes]).all())
+    return np.asarray(np.bincount(codes, weights=values != first[codes]) == 0)

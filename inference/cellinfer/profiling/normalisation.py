@@ -8,6 +8,10 @@ The formulas are those of pycytominer.normalize (scikit-learn's scalers and its 
 
 Where the reference values of a feature are all the same there is no spread to divide by. pycytominer then divides by 1,
 or by 1e-18, which gives numbers that look like results; here such a feature is missing in that group and counted.
+
+A spread needs more rows than a centre: from six controls it is off by a third, and a feature that happens to vary
+little among them is blown up on that plate alone. `spread="pooled"` centres each group on its own references and
+divides by one spread for all groups, that of the references about their own group's centre.
 """
 
 from __future__ import annotations
@@ -26,6 +30,7 @@ from cellinfer.profiling.rows import Groups, Rows, choose_rows, examples, group_
 Array = npt.NDArray[np.float64]
 Method = Literal["standardise", "robustise", "robust-mad"]
 Constant = Literal["missing", "pycytominer"]
+Spread = Literal["own", "pooled"]
 
 METHODS: tuple[str, ...] = ("standardise", "robustise", "robust-mad")
 _THEIR_NAMES = {"standardize": "standardise", "robustize": "robustise", "mad_robustize": "robust-mad"}
@@ -58,6 +63,7 @@ def normalise(
     by: Sequence[str] | str = (PLATE,),
     reference: Rows = None,
     features: Sequence[str] | None = None,
+    spread: Spread = "own",
     constant: Constant = "missing",
     epsilon: float = 1e-18,
 ) -> Normalised:
@@ -77,6 +83,9 @@ def normalise(
         group.
     features
         Names of the features; None: see `feature_columns`.
+    spread
+        `own`: of each group's references, as in pycytominer. `pooled`: of the references of all groups about the centre
+        of their own group; the sd then divides by the number of references less the number of groups.
     constant
         Where the references of a group are all the same: `missing` makes the feature NaN there, `pycytominer` divides
         by 1 (`standardise`, `robustise`) or by `epsilon` (`robust-mad`).
@@ -99,6 +108,8 @@ def normalise(
         raise InputError(f"There is no normalisation {method!r}: choose {', '.join(METHODS)}.")
     if constant not in ("missing", "pycytominer"):
         raise InputError(f"constant={constant!r} is neither 'missing' nor 'pycytominer'.")
+    if spread not in ("own", "pooled"):
+        raise InputError(f"spread={spread!r} is neither 'own' nor 'pooled'.")
     if not epsilon >= 0:
         raise InputError(f"epsilon must not be negative, and is {epsilon}.")
     names = feature_columns(profiles, features)
@@ -108,14 +119,16 @@ def normalise(
     values = numbers(profiles, names)
     infinite = int(np.isinf(profiles[names].to_numpy(dtype=np.float64, na_value=np.nan)).sum())
     gone = np.zeros((len(groups.keys), len(names)), dtype=bool)
-    for code, rows in enumerate(_rows_of(groups)):
-        references = values[rows[chosen[rows]]]
-        scale = _SCALES[method](references, constant, epsilon)
-        gone[code] = scale.constant if constant == "missing" else np.isnan(scale.spread)
-        spread = np.where(gone[code], np.nan, scale.spread)
+    rows_of = _rows_of(groups)
+    scales = [_SCALES[method](values[rows[chosen[rows]]], constant, epsilon) for rows in rows_of]
+    if spread == "pooled":
+        shared = _pooled(values, rows_of, chosen, scales, method, constant, epsilon)
+        scales = [_Scale(scale.centre, shared.spread, shared.constant) for scale in scales]
+    for code, (rows, scale) in enumerate(zip(rows_of, scales, strict=True)):
+        gone[code] = (scale.constant if constant == "missing" else np.isnan(scale.spread)) | np.isnan(scale.centre)
         block = values[rows]
         block -= scale.centre
-        block /= spread
+        block /= np.where(gone[code], np.nan, scale.spread)
         values[rows] = block
     counts = groups.keys.assign(
         rows=np.bincount(groups.codes, minlength=len(groups.keys)),
@@ -144,6 +157,30 @@ def _rows_of(groups: Groups) -> list[npt.NDArray[np.intp]]:
     order = np.argsort(groups.codes, kind="stable")
     ends = np.cumsum(np.bincount(groups.codes, minlength=len(groups.keys)))
     return np.split(order, ends[:-1])
+
+
+def _pooled(
+    values: Array,
+    rows_of: Sequence[npt.NDArray[np.intp]],
+    chosen: npt.NDArray[np.bool_],
+    scales: Sequence[_Scale],
+    method: str,
+    constant: Constant,
+    epsilon: float,
+) -> _Scale:
+    """Return the scale of all references, each less the centre of its own group."""
+    apart = [values[rows[chosen[rows]]] - scale.centre for rows, scale in zip(rows_of, scales, strict=True)]
+    together = np.concatenate(apart)
+    size = np.max(np.nan_to_num(np.abs([scale.centre for scale in scales])), axis=0)
+    found = _SCALES[method](together, constant, epsilon)
+    flat = found.spread <= 10 * _EPS * size  # what subtracting centres leaves of a feature that never varies
+    if method == "standardise":
+        counts = np.isfinite(together).sum(axis=0)
+        centres = sum(np.isfinite(each).any(axis=0).astype(np.int64) for each in apart)
+        spread = np.sqrt(np.nansum(np.square(together), axis=0) / np.maximum(counts - centres, 1))
+        flat |= spread <= counts * _EPS * size
+        found = found._replace(spread=np.where(found.constant | flat, 1.0, spread))
+    return found._replace(constant=found.constant | flat)
 
 
 def _standard(values: Array, constant: Constant, epsilon: float) -> _Scale:

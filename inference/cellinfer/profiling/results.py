@@ -27,7 +27,7 @@ from cellinfer.profiling.rows import numbers, scaled
 if TYPE_CHECKING:
     from cellinfer.profiling.workflow import Work
 
-TABLES = ("Site", "Well", "Well_normalised", "Well_selected", "Well_sphered", "Treatment")
+TABLES = ("Site", "Well", "Well_normalised", "Well_selected", "Well_sphered", "Well_harmonised", "Treatment")
 """Tables that there may be, in the order of the steps."""
 _MOST_NEIGHBOURS = 2000
 _OTHERS = ("features.csv", "profile.json", "profile.png")

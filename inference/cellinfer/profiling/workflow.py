@@ -1,8 +1,8 @@
 """From tables of cells to profiles of treatments, in one go: `profile`, and what it writes.
 
 The steps, in order: cells to sites (median), sites to wells (mean), annotation, wells that failed quality control out,
-wells without cells out, normalisation, feature selection, sphering, consensus. What each did, with which scope, is in
-`profile.json`.
+wells without cells out, normalisation, feature selection, sphering, Harmony if asked for, consensus. What each did,
+with which scope, is in `profile.json`.
 """
 
 from __future__ import annotations
@@ -30,10 +30,11 @@ from cellinfer.profiling.annotation import AnyPath, Layout, annotate
 from cellinfer.profiling.columns import PLATE, SITE, WELL
 from cellinfer.profiling.consensus import OPERATIONS as CONSENSUS
 from cellinfer.profiling.consensus import consensus
+from cellinfer.profiling.harmony import harmonise
 from cellinfer.profiling.normalisation import normalise
 from cellinfer.profiling.regularisation import Choice, choose_regularization
 from cellinfer.profiling.results import TABLES, origin, write_profiles
-from cellinfer.profiling.rows import choose_rows, examples, numbers
+from cellinfer.profiling.rows import choose_rows, examples, group_rows, numbers
 from cellinfer.profiling.selection import DEFAULT, select_features
 from cellinfer.profiling.sources import Source, open_source
 from cellinfer.profiling.sphering import Sphering, sphere
@@ -44,6 +45,8 @@ QC_PASS, QC_REASONS = "Metadata_QC_Pass", "Metadata_QC_Reasons"
 _TREATMENTS = ("Treatment", "Compound", "Perturbation", "pert_iname", "broad_sample")
 _BESIDE = ("Dose", "Concentration")
 _MOST_MISSING = 0.5
+_ENOUGH_FOR_A_SPREAD = 32
+"""Controls from which a plate's own standard deviation is known to about an eighth."""
 _SCOPES = ("plate", "batch", "all")
 
 Progress = Callable[[str, int, int], None]
@@ -86,6 +89,9 @@ class ProfileSettings:
     """What wells are normalised against: `controls`, `all`, or `auto`: controls if they are named."""
     scope: str = "plate"
     """Scope of normalisation: `plate`, `batch` or `all`."""
+    spread: str = "auto"
+    """`own`: each plate is divided by the spread of its own references; `pooled`: all by that of the references about
+    the centre of their plate; `auto`: pooled where a plate has fewer than 32 controls."""
     selection: tuple[str, ...] = DEFAULT
     """Operations of feature selection; `()` for none."""
     correlation: float = 0.9
@@ -100,6 +106,8 @@ class ProfileSettings:
     """Lambda relative to the mean eigenvalue, or `nested`: chosen inside folds by replicate retrieval."""
     exponent: float = -0.5
     """Exponent of sphering."""
+    harmony: str = "none"
+    """What Harmony brings together after sphering: `plate`, `batch` or `none`; see `harmonise`."""
     consensus: str = "mean"
     """`mean`, `median`, `modz` or `none`."""
     csv: bool = False
@@ -134,8 +142,8 @@ class ProfileResult:
 
     folder: Path
     tables: dict[str, pd.DataFrame]
-    """Profiles by name: `Site`, `Well`, `Well_normalised`, `Well_selected`, `Well_sphered`, `Treatment`; those that the
-    settings ask for."""
+    """Profiles by name: `Site`, `Well`, `Well_normalised`, `Well_selected`, `Well_sphered`, `Well_harmonised`,
+    `Treatment`; those that the settings ask for."""
     features: pd.DataFrame
     """One row per feature: `feature`, `kept`, `operation`, `reason`."""
     steps: tuple[Step, ...]
@@ -210,8 +218,10 @@ def _settings(settings: ProfileSettings | None, options: Mapping[str, Any]) -> P
         ("normalisation", chosen.normalisation, (*_normalisation.METHODS, "none")),
         ("reference", chosen.reference, ("auto", "controls", "all")),
         ("scope", chosen.scope, _SCOPES),
+        ("spread", chosen.spread, ("auto", "own", "pooled")),
         ("sphering", chosen.sphering, (*_sphering.METHODS, "none")),
         ("sphering_scope", chosen.sphering_scope, ("all", "batch")),
+        ("harmony", chosen.harmony, ("none", "plate", "batch")),
         ("consensus", chosen.consensus, (*CONSENSUS, "none")),
         ("features", chosen.features, ("intersection", "union", "refuse")),
     ):
@@ -228,7 +238,7 @@ def _settings(settings: ProfileSettings | None, options: Mapping[str, Any]) -> P
         raise InputError("Name controls by a query or by a column and its value, not by both.")
     if chosen.reference == "controls" and chosen.controls is None and chosen.control_column is None:
         raise InputError("Normalising against controls needs to know them: name them by a query, or column and value.")
-    if "batch" in (chosen.scope, chosen.sphering_scope) and chosen.batch is None:
+    if "batch" in (chosen.scope, chosen.sphering_scope, chosen.harmony) and chosen.batch is None:
         raise InputError("The scope 'batch' needs the column that says which batch a plate is of.")
     if chosen.layout is None and (chosen.barcodes is not None or chosen.compounds is not None):
         raise InputError("Tables of plates or compounds need a layout that they can be joined to.")
@@ -281,6 +291,7 @@ class Work:
         self._normalise()
         self._select()
         self._sphere()
+        self._harmonise()
         self._consensus()
 
     def _done(
@@ -461,22 +472,39 @@ class Work:
         self._report("normalisation", 0, 1)
         against_controls = self.controls is not None and settings.reference != "all"
         by = self._scope(settings.scope)
+        spread = self._spread(by, against_controls)
         result = normalise(
             self.table,
             settings.normalisation,
             by=by,
             reference=self.controls if against_controls else None,
             features=self.names,
+            spread=spread,  # type: ignore[arg-type]
         )
         self.table = self.tables["Well_normalised"] = result.table
         notes = list(result.notes)
         if not against_controls and settings.reference == "auto":
             notes.append("no controls were named: every well counts as reference, so strong or many effects shrink")
+        if spread == "pooled" and settings.spread == "auto":
+            notes.append(
+                f"some plates have fewer than {_ENOUGH_FOR_A_SPREAD} controls: each plate is centred on its own, and "
+                "all are divided by one spread, that of controls about the centre of their plate"
+            )
         scope = f"each {' and '.join(by).replace('Metadata_', '')}" if by else "all plates together"
         against = "controls" if against_controls else "all wells"
-        self._done("normalise", scope, start, notes, method=settings.normalisation, against=against)
+        self._done("normalise", scope, start, notes, method=settings.normalisation, against=against, spread=spread)
         self.steps[-1].parameters["groups"] = json.loads(result.groups.to_json(orient="records"))
         self._report("normalisation", 1, 1)
+
+    def _spread(self, by: list[str], against_controls: bool) -> str:
+        """Settle whether groups are divided by a spread of their own."""
+        if self.settings.spread != "auto":
+            return self.settings.spread
+        if not against_controls or self.controls is None:
+            return "own"
+        codes = group_rows(self.table, by).codes
+        references = np.bincount(codes[self.controls], minlength=codes.max() + 1)
+        return "pooled" if len(references) > 1 and references.min() < _ENOUGH_FOR_A_SPREAD else "own"
 
     def _select(self) -> None:
         settings, start = self.settings, self._start()
@@ -552,29 +580,30 @@ class Work:
     def _unfit_for_sphering(self) -> list[str]:
         """Drop features that sphering cannot have."""
         assert self.controls is not None
-        values = numbers(self.table, self.names)
-        reasons = {
-            index: f"missing in {int(count)} wells, and sphering needs every value"
-            for index, count in enumerate(np.isnan(values).sum(axis=0))
-            if count
-        }
+        notes = self._without_gaps("sphering", "missing in some wells, and sphering needs every value")
         if self.settings.sphering.endswith("-cor"):
-            controls = values[self.controls]
-            flat = np.flatnonzero(controls.std(axis=0) <= len(controls) * np.finfo(float).eps * np.abs(controls[0]))
-            reasons |= {index: "the same in all controls" for index in flat.tolist() if index not in reasons}
-        if len(reasons) == len(self.names):
-            raise InputError("Sphering leaves no feature: every one is missing somewhere or constant among controls.")
-        if not reasons:
+            controls = numbers(self.table, self.names)[self.controls]
+            flat = controls.std(axis=0) <= len(controls) * np.finfo(float).eps * np.abs(controls[0])
+            notes += self._leave_out(flat, "sphering", "the same in all controls")
+        return notes
+
+    def _without_gaps(self, operation: str, reason: str) -> list[str]:
+        """Drop features that lack a value in any well."""
+        return self._leave_out(_columns_with_gaps(numbers(self.table, self.names)), operation, reason)
+
+    def _leave_out(self, gone: npt.NDArray[np.bool_], operation: str, reason: str) -> list[str]:
+        """Drop features and write down why; return a note."""
+        if gone.all():
+            raise InputError(f"No feature is left for {operation}: each is {reason}.")
+        dropped = [name for name, out in zip(self.names, gone, strict=True) if out]
+        if not dropped:
             return []
-        gone = [self.names[index] for index in reasons]
-        place = self.features.index[self.features["feature"].isin(gone)]
-        why = {self.names[index]: reason for index, reason in reasons.items()}
-        self.features.loc[place, "kept"] = False
-        self.features.loc[place, "operation"] = "sphering"
-        self.features.loc[place, "reason"] = [why[name] for name in self.features.loc[place, "feature"]]
-        self.table = self.table.drop(columns=gone)
-        self.names = [name for name in self.names if name not in why]
-        return [f"{len(gone)} features are left out, having no value or no variation somewhere: {examples(gone)}"]
+        place = self.features["feature"].isin(dropped)
+        for column, value in (("kept", False), ("operation", operation), ("reason", reason)):
+            self.features.loc[place, column] = value
+        self.table = self.table.drop(columns=dropped)
+        self.names = [name for name, out in zip(self.names, gone, strict=True) if not out]
+        return [f"{len(dropped)} features are left out, being {reason}: {examples(dropped)}"]
 
     def _choose_regularization(self, options: dict[str, Any]) -> tuple[float, list[str]]:
         assert self.controls is not None
@@ -596,6 +625,19 @@ class Work:
         )
         return choice.regularization, [said, *choice.notes]
 
+    def _harmonise(self) -> None:
+        settings, start = self.settings, self._start()
+        if settings.harmony == "none":
+            return
+        self._report("Harmony", 0, 1)
+        by = self._scope(settings.harmony)
+        notes = self._without_gaps("harmony", "missing in some wells, and Harmony needs every value")
+        self.table, more = harmonise(self.table, by=by, features=self.names)
+        self.tables["Well_harmonised"] = self.table
+        groups = " and ".join(by).replace("Metadata_", "")
+        self._done("harmonise", "all wells of all plates together", start, [*notes, *more], brought_together=groups)
+        self._report("Harmony", 1, 1)
+
     def _consensus(self) -> None:
         settings = self.settings
         if settings.consensus == "none":
@@ -605,7 +647,7 @@ class Work:
             return
         started = self._start()
         by = [*self.treatment, *(name for name in self._scope("all") if name not in self.treatment)]
-        result = consensus(self.table, by, settings.consensus, features=self.names)
+        result = consensus(self.table, by, settings.consensus, features=self.names, controls=self.controls)
         self.tables["Treatment"] = result.table
         wells, self.table = self.table, result.table
         self._done(
@@ -617,6 +659,10 @@ class Work:
             by=by,
         )
         self.table = wells
+
+
+def _columns_with_gaps(values: npt.NDArray[np.float64]) -> npt.NDArray[np.bool_]:
+    return np.asarray(np.isnan(values).any(axis=0))
 
 
 def _plain_keys(source: Source) -> pd.DataFrame:
