@@ -13,11 +13,13 @@ from cellinfer._version import __version__
 
 if TYPE_CHECKING:
     from cellinfer.assays.verdict import assay
+    from cellinfer.embedding import embed
     from cellinfer.engine import RunResult, run
     from cellinfer.errors import CellinferError
     from cellinfer.evaluation import evaluate
     from cellinfer.exporting import ExportResult, export
     from cellinfer.features import feature_table
+    from cellinfer.illumination import Illumination, compute_illumination
     from cellinfer.inspection import inspect
     from cellinfer.measurement import measure, measure_compartments
     from cellinfer.pipeline import FieldResult, Pipeline, Settings, load
@@ -25,12 +27,14 @@ if TYPE_CHECKING:
     from cellinfer.readers import read_plate
     from cellinfer.segment_files import segment
     from cellinfer.segmentation import segment_image
-    from cellinfer.sessions import open_session
+    from cellinfer.sessions import open_embedder, open_session
     from cellinfer.simulate import simulate_plate
 
 _HOME = {
     "assay": "assays",
     "CellinferError": "errors",
+    "compute_illumination": "illumination",
+    "embed": "embedding",
     "evaluate": "evaluation",
     "export": "exporting",
     "ExportResult": "exporting",
@@ -39,10 +43,12 @@ _HOME = {
     "FieldKey": "plate",
     "FieldResult": "pipeline",
     "ImageRef": "plate",
+    "Illumination": "illumination",
     "inspect": "inspection",
     "load": "pipeline",
     "measure": "measurement",
     "measure_compartments": "measurement",
+    "open_embedder": "sessions",
     "open_session": "sessions",
     "Pipeline": "pipeline",
     "Plate": "plate",
@@ -61,6 +67,7 @@ __all__ = [
     "Field",
     "FieldKey",
     "FieldResult",
+    "Illumination",
     "ImageRef",
     "Pipeline",
     "Plate",
@@ -68,6 +75,8 @@ __all__ = [
     "Settings",
     "__version__",
     "assay",
+    "compute_illumination",
+    "embed",
     "evaluate",
     "export",
     "feature_table",
@@ -75,6 +84,7 @@ __all__ = [
     "load",
     "measure",
     "measure_compartments",
+    "open_embedder",
     "open_session",
     "read_plate",
     "run",

@@ -23,9 +23,10 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from cellinfer import embedding
-from cellinfer.cells import RING, Compartments, EdgePolicy, compartments, perinuclear_ring
+from cellinfer.cells import RING, Compartments, EdgePolicy, background_level, compartments, perinuclear_ring
 from cellinfer.embedding import Embedder, Mask, load_embedder
 from cellinfer.errors import InputError
+from cellinfer.illumination import Illumination
 from cellinfer.images import ZChoice, check_z, native, read_channel
 from cellinfer.measurement import DEFAULTS, Options, chosen_families, full_scales, measure_compartments
 from cellinfer.measurement.ratios import compartment_ratios, ring_ratios
@@ -178,6 +179,8 @@ class Pipeline:
         What to do with it.
     embedder
         A second model, which describes each cell that was found; None does without.
+    illumination
+        Functions by which images are divided before all else; None takes them as they were recorded.
 
     Raises
     ------
@@ -192,10 +195,18 @@ class Pipeline:
     >>> result.cells["Cells_Ratio_NucleusCytoplasmMeanIntensity_GFP"].median()  # doctest: +SKIP
     """
 
-    def __init__(self, session: Session, settings: Settings | None = None, *, embedder: Embedder | None = None) -> None:
+    def __init__(
+        self,
+        session: Session,
+        settings: Settings | None = None,
+        *,
+        embedder: Embedder | None = None,
+        illumination: Illumination | None = None,
+    ) -> None:
         self.session = session
         self.settings = settings or Settings()
         self.embedder = embedder
+        self.illumination = illumination
         check_merge(session, self.settings.merge)
 
     def read(self, field: Field) -> dict[str, NDArray[Any]]:
@@ -248,6 +259,10 @@ class Pipeline:
                 images = self.read(field)
         settings = resolve_channels(self.settings, tuple(images))
         assert settings.nuclei is not None
+        recorded, scales = images, full_scales(images, settings.measurements)
+        if self.illumination is not None:
+            with _timed(seconds, "correct"):
+                images = self.illumination.correct(recorded)
         with _timed(seconds, "segment"):
             found = segment_image(
                 images[settings.nuclei],
@@ -266,16 +281,15 @@ class Pipeline:
                 edge=settings.edge,
             )
         with _timed(seconds, "measure"):
-            row, flags = image_quality(images)
-            tables = _measured(parts, images, found, settings, row)
+            row, flags = image_quality(recorded)
+            if self.illumination is not None:  # it is what cells are compared with
+                row |= {f"Image_Intensity_Background_{name}": background_level(im) for name, im in images.items()}
+            tables = _measured(parts, images, found, settings, row, scales)
         if self.embedder is not None:
             with _timed(seconds, "embed"):
                 tables[embedding.TABLE] = self.embedder.table(images, parts.nuclei, parts.cells, found.diameter)
         row |= _counts(parts, found)
-        row |= {
-            f"Image_Measurement_FullScale_{name}": scale
-            for name, scale in full_scales(images, settings.measurements).items()
-        }
+        row |= {f"Image_Measurement_FullScale_{name}": scale for name, scale in scales.items()}
         labels = {"Nuclei": parts.nuclei, "Cells": parts.cells, "Cytoplasm": parts.cytoplasm}
         result = FieldResult(labels, tables, row, flags, found.notes, found.uncertainty, seconds)
         return _keyed(result, field) if isinstance(field, Field) else result
@@ -287,12 +301,25 @@ class Pipeline:
 
     def resolved(self, **changes: Any) -> Pipeline:
         """Return the same pipeline with other settings."""
-        return Pipeline(self.session, replace(self.settings, **changes), embedder=self.embedder)
+        return self._with(settings=replace(self.settings, **changes))
 
     def shared(self, batch: int) -> Pipeline:
         """Return the same pipeline with models that run tiles of several threads together, `batch` at a time."""
         embedder = None if self.embedder is None else self.embedder.shared(batch)
-        return Pipeline(self.session.shared(batch), self.settings, embedder=embedder)
+        return self._with(session=self.session.shared(batch), embedder=embedder)
+
+    def uncorrected(self) -> Pipeline:
+        """Return the same pipeline without illumination functions, for images of any size."""
+        return self._with(illumination=None)
+
+    def _with(self, **changes: Any) -> Pipeline:
+        parts: dict[str, Any] = {
+            "session": self.session,
+            "settings": self.settings,
+            "embedder": self.embedder,
+            "illumination": self.illumination,
+        }
+        return Pipeline(**(parts | changes))
 
 
 def load(
@@ -304,6 +331,7 @@ def load(
     embed: str | Path | None = None,
     embed_mask: Mask | None = None,
     embed_box: float | None = None,
+    illumination: str | Path | Illumination | None = None,
     **settings: Any,
 ) -> Pipeline:
     """Load a model and return a pipeline that analyses fields with it.
@@ -318,6 +346,8 @@ def load(
         Model that describes each cell; None does without.
     embed_mask, embed_box
         See `cellinfer.embedding.Embedder`.
+    illumination
+        Functions of `cellinfer.compute_illumination`, or the folder that they are in; None takes images as they are.
     **settings
         Fields of `Settings`.
 
@@ -334,7 +364,10 @@ def load(
     if embed is None and (embed_mask is not None or embed_box is not None):
         raise InputError("The mask and the box of crops are for an embedding model: name one with embed=.")
     embedder = None if embed is None else load_embedder(embed, device, threads, mask=embed_mask, box=embed_box)
-    return Pipeline(open_session(model, device, threads, precision), Settings(**settings), embedder=embedder)
+    if illumination is not None and not isinstance(illumination, Illumination):
+        illumination = Illumination.load(illumination)
+    session = open_session(model, device, threads, precision)
+    return Pipeline(session, Settings(**settings), embedder=embedder, illumination=illumination)
 
 
 def resolve_channels(settings: Settings, channels: tuple[str, ...]) -> Settings:
@@ -410,6 +443,8 @@ def _field_diameter(pipeline: Pipeline, field: Field) -> float | None:
     assert pipeline.settings.nuclei is not None
     try:
         image = read_channel(field, pipeline.settings.nuclei, z=pipeline.settings.z)
+        if pipeline.illumination is not None:
+            image = pipeline.illumination.correct_channel(image, pipeline.settings.nuclei)
         return estimate_diameter(image, pipeline.session, invert=pipeline.settings.invert)
     except Exception:  # the field will say why when it is analysed
         return None
@@ -476,11 +511,18 @@ def _cell_distance(settings: Settings, diameter: float) -> float:
 
 
 def _measured(
-    parts: Compartments, images: Images, found: Segmentation, settings: Settings, row: dict[str, Any]
+    parts: Compartments,
+    images: Images,
+    found: Segmentation,
+    settings: Settings,
+    row: dict[str, Any],
+    scales: Mapping[str, float],
 ) -> dict[str, pd.DataFrame]:
     """Measure all compartments; every table has one row per cell, in the same order."""
     labels = dict(zip(OBJECTS, (parts.nuclei, parts.cells, parts.cytoplasm), strict=True))
-    measured = measure_compartments(labels, images, families=settings.families, options=settings.measurements)
+    measured = measure_compartments(
+        labels, images, families=settings.families, options=settings.measurements, recorded_scales=scales
+    )
     ids = pd.Index(np.arange(1, parts.kept.size + 1), name="ObjectNumber")
     # A cell that is all nucleus has no cytoplasm pixel: its row is there, without values.
     tables = {name: table.set_index("ObjectNumber").reindex(ids).reset_index() for name, table in measured.items()}
@@ -555,7 +597,8 @@ def _counts(parts: Compartments, found: Segmentation) -> dict[str, Any]:
 def empty_result(pipeline: Pipeline, field: Field, channels: tuple[str, ...]) -> FieldResult:
     """Return what an empty field with these channels would give: tables without rows, all columns in order."""
     black = np.zeros((32, 32), np.uint16)
-    return _keyed(pipeline.analyse(dict.fromkeys(channels, black)), replace(field, images=dict.fromkeys(channels, ())))
+    result = pipeline.uncorrected().analyse(dict.fromkeys(channels, black))
+    return _keyed(result, replace(field, images=dict.fromkeys(channels, ())))
 
 
 def _keyed(result: FieldResult, field: Field) -> FieldResult:

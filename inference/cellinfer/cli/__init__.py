@@ -18,6 +18,7 @@ from cellinfer.cli import (
     evaluate_profiles,
     export,
     features,
+    illumination,
     inspect,
     models,
     profile,
@@ -38,6 +39,7 @@ app = typer.Typer(
 for command in (
     run.run,
     inspect.inspect,
+    illumination.illumination,
     segment.segment,
     evaluate.evaluate,
     evaluate_profiles.evaluate_profiles,

@@ -89,6 +89,13 @@ def run(
         float | None,
         typer.Option(help="Side of a cell's crop, pixels of the image.", show_default="the model's own"),
     ] = None,
+    illumination: Annotated[
+        str | None,
+        typer.Option(
+            help="Divide images by illumination functions: auto computes them from the plate, or the folder of "
+            "'cellinfer illumination'."
+        ),
+    ] = None,
     pattern: PatternOption = None,
     layout: LayoutOption = "auto",
     workers: Annotated[
@@ -151,6 +158,7 @@ def run(
             embed=embed,
             embed_mask=embed_mask,  # type: ignore[arg-type]
             embed_box=embed_box,
+            illumination=illumination,
             pattern=pattern,
             layout=layout,
             channels=parse_channels(channel),

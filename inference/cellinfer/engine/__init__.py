@@ -18,12 +18,14 @@ from cellinfer.embedding import Mask, load_embedder
 from cellinfer.engine._dispatch import Dispatcher
 from cellinfer.engine._job import Worker
 from cellinfer.engine._ledger import Ledger, Progress, State
+from cellinfer.engine._light import settle_light
 from cellinfer.engine._memory import reuse_freed_memory
 from cellinfer.engine._plan import Plan, make_plan
 from cellinfer.engine._threads import Executor, Threads
 from cellinfer.errors import InputError, OutputError
 from cellinfer.exporting import check_formats, export
 from cellinfer.files import owned, staged
+from cellinfer.illumination import Illumination
 from cellinfer.journal import Journal
 from cellinfer.outputs.overview import draw_overview
 from cellinfer.outputs.runinfo import write_run_info
@@ -97,6 +99,7 @@ def run(
     embed: str | Path | None = None,
     embed_mask: Mask | None = None,
     embed_box: float | None = None,
+    illumination: str | Path | Illumination | None = None,
     pattern: str | None = None,
     layout: str = "auto",
     channels: Mapping[str, str] | None = None,
@@ -130,6 +133,10 @@ def run(
         Model that describes each cell, on the same device: the table `Embedding`. None does without.
     embed_mask, embed_box
         See `cellinfer.embedding.Embedder`.
+    illumination
+        Divide images by illumination functions before all else: `"auto"` computes them from the plate, into the result
+        folder, and takes those that an earlier run computed there; or functions of `cellinfer.compute_illumination`, or
+        their folder. None takes images as they are.
     pattern, layout, channels
         See `cellinfer.readers.read_plate`.
     workers
@@ -197,8 +204,24 @@ def run(
         where: Device = "cpu" if session.device == "cpu" else "cuda"
         embedder = load_embedder(embed, where, 1, mask=embed_mask, box=embed_box)
         embedder.channels(plate.channels)  # says what is missing
-    pipeline = Pipeline(session, settings, embedder=embedder)
+    given = None
+    if illumination is not None and illumination != "auto":
+        given = illumination if isinstance(illumination, Illumination) else Illumination.load(illumination)
+        given.check_channels(plate.channels)
     with owned(folder), Journal(folder / "journal.jsonl") as journal, staged(folder, last="run.json") as here:
+        light = None
+        if illumination is not None:
+            light = settle_light(
+                plate,
+                folder,
+                given,
+                z=settings.z,
+                threads=threads,
+                fresh=fresh,
+                progress=lambda done, total: report(State(total, done, done, message="illumination")),
+            )
+        functions = None if light is None else light.functions
+        pipeline = Pipeline(session, settings, embedder=embedder, illumination=functions)
         ledger = Ledger(
             plate,
             folder,
@@ -212,6 +235,8 @@ def run(
         )
         ledger.notes += notes
         todo = ledger.todo()
+        if light is not None:
+            ledger.notes += [*light.notes, *(light.note_changes(todo) if ledger.state.reused else [])]
         plan = make_plan(
             session.device,
             len(todo),

@@ -21,9 +21,11 @@ from numpy.typing import NDArray
 
 from cellinfer._version import __version__
 from cellinfer.embedding import Mask, load_embedder
+from cellinfer.engine._light import FOLDER as LIGHT
 from cellinfer.engine._memory import field_bytes
 from cellinfer.engine._patience import Patience
 from cellinfer.errors import CellinferError, DeviceError, EngineError, ImageError, ModelError, OutputError
+from cellinfer.illumination import Illumination
 from cellinfer.images import files_of
 from cellinfer.journal import Entry, field_name, fingerprint
 from cellinfer.outputs.labels import write_labels, write_uncertainty
@@ -75,6 +77,8 @@ class Job:
         Digest of everything but the pixels that decides a field's result.
     embedding
         The model that describes cells, if any.
+    illumination
+        Digest of the illumination functions in the result folder that images are divided by; empty for none.
     """
 
     model: str
@@ -88,6 +92,7 @@ class Job:
     version: str
     configuration: str
     embedding: Embedding | None = None
+    illumination: str = ""
 
     def shard(self, name: str) -> AnyPath:
         """Where the tables of a field are while the run goes on."""
@@ -170,7 +175,13 @@ class Worker:
         if (of := job.embedding) is not None:
             embedder = load_embedder(of.model, job.device, threads, mask=of.mask, box=of.box)
             _check_same(of.model, embedder.session.sha256, of.sha256)
-        return cls(job, Pipeline(session, job.settings, embedder=embedder).shared(batch))
+        light = Illumination.load(job.folder / LIGHT) if job.illumination else None
+        if light is not None and light.digest != job.illumination:
+            raise OutputError(
+                f"{job.folder / LIGHT} holds other illumination functions than those that the run began with: run the "
+                "same command again."
+            )
+        return cls(job, Pipeline(session, job.settings, embedder=embedder, illumination=light).shared(batch))
 
     def do(self, field: Field) -> Outcome:
         """Read, analyse and write one field."""
@@ -253,11 +264,18 @@ def _check_same(model: str, found: str, expected: str) -> None:
 
 def peak_bytes(field: Field, pipeline: Pipeline) -> int:
     """Return how many bytes a field takes at its peak."""
-    session, settings, embedder = pipeline.session, pipeline.settings, pipeline.embedder
+    session, settings = pipeline.session, pipeline.settings
     diameter = settings.diameter or session.card.diameter
     scale = network_scale(diameter, session)
-    embedded = None if embedder is None else lambda pixels, channels: embedder.peak_bytes(pixels, channels, diameter)
-    return field_bytes(field, enlarged=scale, views=settings.tta != "none", more=embedded)
+
+    def more(pixels: int, channels: int) -> int:
+        embedder, light = pipeline.embedder, pipeline.illumination
+        embedded = 0 if embedder is None else embedder.peak_bytes(pixels, channels, diameter)
+        # The functions are kept once for all fields; the images that they are made into are one field's own.
+        corrected = 0 if light is None else light.bytes_kept + 4 * pixels * channels
+        return embedded + corrected
+
+    return field_bytes(field, enlarged=scale, views=settings.tta != "none", more=more)
 
 
 def stamps(field: Field) -> Stamps:

@@ -104,6 +104,7 @@ class Ledger:
             version=__version__,
             configuration=_configuration(self.pipeline, self.plate),
             embedding=described,
+            illumination="" if self.pipeline.illumination is None else self.pipeline.illumination.digest,
         )
 
     def _settle_diameter(self, pipeline: Pipeline, fresh: bool) -> tuple[float, bool]:
@@ -318,4 +319,6 @@ def _configuration(pipeline: Pipeline, plate: Plate) -> str:
     content: list[object] = [__version__, pipeline.session.sha256, asdict(pipeline.settings), plate.pixel_size]
     if pipeline.embedder is not None:
         content.append({"embedding": pipeline.embedder.configuration})
+    if pipeline.illumination is not None:
+        content.append({"illumination": pipeline.illumination.digest})
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

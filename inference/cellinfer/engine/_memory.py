@@ -103,7 +103,7 @@ def field_bytes(
     *,
     enlarged: float = 1.0,
     views: bool = False,
-    more: Callable[[int, int], int] | None = None,
+    more: Callable[[int, int], int] = lambda pixels, channels: 0,
 ) -> int:
     """Return how many bytes a field needs at its peak, by the header of its first plane; 0 if that cannot be read.
 
@@ -126,7 +126,7 @@ def field_bytes(
     except CellinferError:
         return 0  # reading it will say what is wrong
     network = (_PER_PIXEL + _WITH_VIEWS * views) * max(1.0, enlarged) ** 2
-    rest = 0 if more is None else more(height * width, len(planes))
+    rest = more(height * width, len(planes))
     return _PER_FIELD + round(height * width * (network + _PER_PLANE * len(planes))) + rest
 
 

@@ -123,6 +123,7 @@ def measure_compartments(
     *,
     families: Sequence[str] | None = None,
     options: Options | None = None,
+    recorded_scales: Mapping[str, float] | None = None,
 ) -> dict[str, pd.DataFrame]:
     """Measure several kinds of objects of one field; what depends on the images alone is computed once.
 
@@ -133,6 +134,9 @@ def measure_compartments(
         only `Options.radial_from` makes use of).
     images, families, options
         As for `measure`.
+    recorded_scales
+        Channel -> value of a saturated pixel of the image as it was recorded, of images that were computed from
+        those; None goes by the images themselves. `Options.full_scale` goes before it.
 
     Returns
     -------
@@ -150,6 +154,7 @@ def measure_compartments(
     chosen = chosen_families(families)
     families = [family.name for family in chosen]  # it may have been a generator
     channels = _checked_images(images)
+    scales = dict(recorded_scales or {})
     subjects = _objects(compartments, channels, settings)
     tables = {
         name: _Table(objects.groups.ids, feature_columns(name, tuple(channels), families, settings))
@@ -159,13 +164,14 @@ def measure_compartments(
         for family in chosen:
             tables[name].add(name, family.features(settings), family.compute(objects))
     for channel, image in channels.items():  # the outer loop: a plane's own results are let go before the next
-        plane = Plane(np.asarray(image), settings)
+        plane = Plane(np.asarray(image), settings, scales.get(channel))
         for name, objects in subjects.items():
             signal = Signal(objects, plane)
             for family in chosen:
                 computed = family.compute_channel(signal)
                 tables[name].add(name, family.channel_features(settings), computed, channel)
-    _add_pairs(tables, subjects, channels, chosen, settings)
+    planes = {name: Plane(np.asarray(image), settings, scales.get(name)) for name, image in channels.items()}
+    _add_pairs(tables, subjects, planes, chosen, settings)
     return {name: table.frame() for name, table in tables.items()}
 
 
@@ -230,19 +236,18 @@ def _objects(compartments: Mapping[str, Labels], channels: Images, options: Opti
 def _add_pairs(
     tables: Mapping[str, _Table],
     subjects: dict[str, Objects],
-    channels: Images,
+    planes: Mapping[str, Plane],
     chosen: Sequence[Family],
     options: Options,
 ) -> None:
     """Add what pairs of channels have; empties `subjects`, since the values of all channels are needed at once."""
     paired = [family for family in chosen if family.pair_features(options)]
-    if not paired or len(channels) < 2:
+    if not paired or len(planes) < 2:
         return
-    planes = {channel: Plane(np.asarray(image), options) for channel, image in channels.items()}
     for name in list(subjects):
         objects = subjects.pop(name)
         signals = {channel: Signal(objects, plane) for channel, plane in planes.items()}
-        for first, second in _together(channels, 2):
+        for first, second in _together(planes, 2):
             for family in paired:
                 computed = family.compute_pair(signals[first], signals[second])
                 tables[name].add(name, family.pair_features(options), computed, first, second)

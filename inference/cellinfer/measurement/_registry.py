@@ -112,17 +112,22 @@ class Plane:
         2-D, real numbers.
     options
         Parameters of the measurements.
+    recorded_scale
+        Full scale of the image as it was recorded, where its own type does not tell; the option goes before it.
     """
 
-    def __init__(self, image: NDArray[Any], options: Options) -> None:
+    def __init__(self, image: NDArray[Any], options: Options, recorded_scale: float | None = None) -> None:
         self.image = image
         self.options = options
+        self._recorded_scale = recorded_scale
 
     @cached_property
     def full_scale(self) -> float:
         """Value of a saturated pixel, see `Options.full_scale`."""
         if self.options.full_scale is not None:
             return float(self.options.full_scale)
+        if self._recorded_scale is not None:
+            return self._recorded_scale
         if self.image.dtype.name in _FULL_SCALES:
             return _FULL_SCALES[self.image.dtype.name]
         largest = self.image.max(initial=0, where=np.isfinite(self.image))

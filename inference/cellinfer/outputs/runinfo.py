@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from cellinfer.embedding import Embedder
     from cellinfer.engine import RunResult
     from cellinfer.engine._plan import Plan
+    from cellinfer.illumination import Illumination
     from cellinfer.pipeline import Pipeline
 
 _PACKAGES = ("numpy", "numba", "pandas", "pyarrow", "opencv-python-headless", "tifffile", "imagecodecs", "scipy")
@@ -50,6 +51,7 @@ def write_run_info(
             "license": session.card.license,
         },
         **({} if pipeline.embedder is None else {"embedding": _embedding(pipeline.embedder)}),
+        **({} if (light := pipeline.illumination) is None else {"illumination": _illumination(light)}),
         "device": {"name": session.device},
         "plan": {"dask": scheduler} if scheduler else asdict(plan),
         "precision": asdict(session.choice),
@@ -83,6 +85,11 @@ def write_run_info(
 def _embedding(embedder: Embedder) -> dict[str, Any]:
     card = embedder.session.card
     return {"name": card.name, "version": card.version, "license": card.license, **embedder.configuration}
+
+
+def _illumination(light: Illumination) -> dict[str, Any]:
+    made = {"plate": light.plate, "fields": len(light.used), "left_out": len(light.left_out)}
+    return made | {"channels": list(light.smooth), "sha256": light.digest}
 
 
 def package_versions() -> dict[str, str]:
