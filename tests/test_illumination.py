@@ -29,6 +29,7 @@ from numpy.typing import NDArray
 from typer.testing import CliRunner
 
 from tests.conftest import draw_cells
+from tests.embedders import save_embedder
 
 SHAPE = (130, 150)
 
@@ -326,6 +327,23 @@ def test_however_a_run_is_spread_its_tables_are_the_same(
 ) -> None:
     assert analyse(plate, tmp_path / "out", **options).complete
     assert contents(tmp_path / "out") == expected
+
+
+def test_a_result_folder_in_a_store_keeps_functions_and_embeddings(plate: Path, tmp_path: Path) -> None:
+    fsspec = pytest.importorskip("fsspec")
+    model = save_embedder(tmp_path / "own.onnx")
+    analyse(plate, tmp_path / "out", embed=model)
+    store = fsspec.filesystem("memory")
+    try:
+        for reused in (0, 6):
+            assert analyse(plate, "memory://light/out", embed=model).reused == reused  # type: ignore[arg-type]
+        for name, content in contents(tmp_path / "out").items():
+            assert store.cat_file(f"/light/out/{name}") == content
+        assert Illumination.load("memory://light/out/illumination").plate == "plate"
+        analyse(plate, "memory://light/out", None)  # type: ignore[arg-type]
+        assert not store.exists("/light/out/Embedding.parquet")
+    finally:
+        store.rm("/light", recursive=True)
 
 
 @pytest.mark.skipif(os.name == "nt", reason="signals")
