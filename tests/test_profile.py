@@ -240,6 +240,9 @@ def test_wells_that_failed_quality_control_are_left_out(screen: Path, tmp_path: 
         }  # fmt: skip
         assert any("48 wells were not judged" in note for note in result.notes)
         assert any("2 wells failed: P1 A01, P1 B09" in note for note in result.notes)
+    (tmp_path / "qc").mkdir()
+    judged.to_parquet(tmp_path / "qc" / "Well.parquet")
+    assert len(profile(sources(screen), tmp_path / "out", qc=tmp_path / "qc", picture=False).wells) == 70
     with pytest.raises(InputError, match="no column 'Metadata_QC_Pass'"):
         profile(sources(screen), tmp_path / "out", qc=screen / "one.csv")
     judged.assign(Metadata_Plate="other").to_csv(tmp_path / "other.csv", index=False)
@@ -269,6 +272,14 @@ def test_wells_without_values_and_features_with_gaps(screen: Path, tmp_path: Pat
     assert (row["operation"], row["kept"]) == ("sphering", False)
     assert "Cells_F4" in result.tables["Well_selected"]
     assert np.isfinite(result.wells.filter(like="Cells_F").to_numpy()).all()
+
+
+def test_every_step_is_there_by_name() -> None:
+    import cellinfer.profiling as steps
+
+    assert all(callable(getattr(steps, name)) for name in steps.__all__)
+    with pytest.raises(AttributeError, match="nothing"):
+        steps.nothing  # noqa: B018
 
 
 def test_batches(screen: Path, tmp_path: Path) -> None:

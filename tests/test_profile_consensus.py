@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from cellinfer.errors import InputError
-from cellinfer.profiling.consensus import OPERATIONS, REPLICATES, consensus, modz
+from cellinfer.profiling.replicates import OPERATIONS, REPLICATES, consensus, modz
 from hypothesis import given
 from hypothesis import strategies as st
 from pycytominer import consensus as their_consensus

@@ -17,8 +17,8 @@ import numpy as np
 import pandas as pd
 import pytest
 from cellinfer.profiling.annotation import annotate
-from cellinfer.profiling.consensus import consensus
 from cellinfer.profiling.normalisation import normalise
+from cellinfer.profiling.replicates import consensus
 from cellinfer.profiling.selection import correlations, select_features
 
 pytestmark = pytest.mark.realdata

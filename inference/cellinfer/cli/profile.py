@@ -52,7 +52,8 @@ def profile(
     ] = None,
     batch: Annotated[str | None, typer.Option(help="Column with the batch of a plate.", show_default=False)] = None,
     qc: Annotated[
-        Path | None, typer.Option(help="Wells that passed or failed, from cellinfer qc.", show_default=False)
+        Path | None,
+        typer.Option(help="Wells that passed or failed: what cellinfer qc wrote, or such a table.", show_default=False),
     ] = None,
     features: Annotated[
         str, typer.Option(help="If tables differ in features: intersection, union or refuse.")

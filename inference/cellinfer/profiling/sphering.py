@@ -370,6 +370,8 @@ def _directions(centred: Array, regularization: float) -> tuple[Array, Array]:
     if count >= 2 * size and (result := _of_gram(centred, regularization)):
         vectors, eigenvalues = result
     else:
+        if count > size:  # R of X = Q R has the same right singular vectors, and Q is not needed
+            centred = np.asarray(linalg.qr(centred, mode="r", overwrite_a=True, check_finite=False)[0][:size])
         _, singular, transposed = linalg.svd(centred, full_matrices=False, overwrite_a=True, check_finite=False)
         smallest = singular.max(initial=0.0) * max(count, size) * np.finfo(np.float64).eps
         rank = int((singular > smallest).sum())

@@ -28,11 +28,11 @@ from cellinfer.profiling import sphering as _sphering
 from cellinfer.profiling.aggregation import aggregate, aggregate_files
 from cellinfer.profiling.annotation import AnyPath, Layout, annotate
 from cellinfer.profiling.columns import PLATE, SITE, WELL
-from cellinfer.profiling.consensus import OPERATIONS as CONSENSUS
-from cellinfer.profiling.consensus import consensus
 from cellinfer.profiling.harmony import harmonise
 from cellinfer.profiling.normalisation import normalise
 from cellinfer.profiling.regularisation import Choice, choose_regularization
+from cellinfer.profiling.replicates import OPERATIONS as CONSENSUS
+from cellinfer.profiling.replicates import consensus
 from cellinfer.profiling.results import TABLES, origin, write_profiles
 from cellinfer.profiling.rows import choose_rows, examples, group_rows, numbers
 from cellinfer.profiling.selection import DEFAULT, select_features
@@ -76,7 +76,8 @@ class ProfileSettings:
     batch: str | None = None
     """Column that says which batch a plate is of."""
     qc: AnyPath | None = None
-    """Table with `Metadata_Plate`, `Metadata_Well`, `Metadata_QC_Pass` and perhaps `Metadata_QC_Reasons`."""
+    """Table with `Metadata_Plate`, `Metadata_Well`, `Metadata_QC_Pass` and perhaps `Metadata_QC_Reasons`; or
+    the folder that `cellinfer qc` wrote."""
     features: str = "intersection"
     """If tables differ in features: `intersection`, `union` or `refuse`."""
     site: str = "median"
@@ -709,6 +710,7 @@ def _empty_wells(source: Source, table: pd.DataFrame, places: list[str]) -> list
 
 def _read_quality(path: Path) -> pd.DataFrame:
     """Read which wells passed, by plate and well."""
+    path = path / "Well.parquet" if path.is_dir() else path
     if path.suffix.lower() in (".parquet", ".pq"):
         try:
             table = pd.read_parquet(path)
