@@ -126,7 +126,7 @@ def test_the_record_says_scope_parameters_inputs_and_versions(screen: Path, resu
     assert steps["consensus"]["rows"] == [72, 17]
     assert [group["references"] for group in steps["normalise"]["parameters"]["groups"]] == [8, 8, 8]
     assert steps["sphere"]["parameters"]["learnt"][0]["controls"] == 24
-    assert steps["sphere"]["parameters"]["regularization"] == 0.01
+    assert steps["sphere"]["parameters"]["regularization"] == 0.1
     hashes = {Path(one["path"]).name: one["sha256"] for one in info["inputs"]}
     assert hashes["layout.csv"] == hashlib.sha256((screen / "layout.csv").read_bytes()).hexdigest()
     assert set(hashes) == {"one.csv", "two.parquet", "three.csv.gz", "layout.csv"}
@@ -327,6 +327,21 @@ def test_few_controls_share_one_spread_and_harmony_comes_after_sphering(screen: 
     assert not (tmp_path / "Well_harmonised.parquet").exists()
 
 
+def test_values_far_out_are_held_and_counted(screen: Path, tmp_path: Path) -> None:
+    tables = pd.concat([make_cells(plate, seed) for plate, seed in (("P1", 1), ("P2", 2))])
+    wild = (tables["Metadata_Plate"] == "P1") & (tables["Metadata_Well"] == "B07")
+    tables.loc[wild, "Cells_F3"] += 1e4
+    tables.to_parquet(tmp_path / "cells.parquet")
+    options = {"layout": screen / "layout.csv", "controls": CONTROLS, "picture": False}
+    result = profile(tmp_path / "cells.parquet", tmp_path / "out", **options)
+    held = result.tables["Well_normalised"].set_index(["Metadata_Plate", "Metadata_Well"])["Cells_F3"]
+    assert held["P1", "B07"] == 20
+    assert (held.drop(("P1", "B07")).abs() < 20).all()
+    assert any("1 values" in note and "--clip" in note for note in result.steps[2].notes)
+    free = profile(tmp_path / "cells.parquet", tmp_path / "out", clip=0, **options).tables["Well_normalised"]
+    assert free["Cells_F3"].max() > 1000
+
+
 def test_nested_regularisation_is_reported_beside_the_fixed_one(screen: Path, tmp_path: Path) -> None:
     seen: set[str] = set()
     result = profile(
@@ -340,7 +355,7 @@ def test_nested_regularisation_is_reported_beside_the_fixed_one(screen: Path, tm
         progress=lambda name, done, total: seen.add(name),
     )
     found = result.info["regularization"]
-    assert found["fixed"] == 0.01
+    assert found["fixed"] == 0.1
     assert found["folds"] == "plates"
     assert len(found["tried"]) == 3 * 7
     assert result.info["steps"][4]["parameters"]["regularization"] == found["chosen"]

@@ -71,6 +71,9 @@ def profile(
             help="Divide by each plate's own spread, or the pooled one of all; auto: pooled if controls are few."
         ),
     ] = "auto",
+    clip: Annotated[
+        float, typer.Option(help="Normalised values are held within so many spreads of the reference; 0: not at all.")
+    ] = 20.0,
     select: Annotated[
         str,
         typer.Option(
@@ -89,7 +92,7 @@ def profile(
             help="Lambda of sphering relative to the mean eigenvalue, or nested: chosen inside folds by how well "
             "replicates find each other."
         ),
-    ] = "0.01",
+    ] = "0.1",
     harmony: Annotated[
         str, typer.Option(help="Bring plates or batches together after sphering: plate, batch or none.")
     ] = "none",
@@ -135,6 +138,7 @@ def profile(
             reference=reference,
             scope=scope,
             spread=spread,
+            clip=clip,
             selection=[] if operations == ["none"] else operations,
             correlation=correlation,
             sphering=sphering,

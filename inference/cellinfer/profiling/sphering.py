@@ -37,9 +37,9 @@ Method = Literal["ZCA", "ZCA-cor", "PCA", "PCA-cor"]
 Convention = Literal["eigenvalues", "pycytominer"]
 
 METHODS: tuple[str, ...] = ("ZCA", "ZCA-cor", "PCA", "PCA-cor")
-REGULARIZATION = 1e-2
-"""Default lambda, in units of the mean eigenvalue: the middle of the 1e-1 to 1e-5 in use for profiles whose features
-have unit variance among controls, and the same for profiles on any other scale."""
+REGULARIZATION = 1e-1
+"""Default lambda, in units of the mean eigenvalue. Controls are seldom many more than features, and their smallest
+eigenvalues come out far too small then: what is divided by them is noise."""
 _FORMAT = 1
 _GRAM = 1e-5
 """Smallest lambda over largest eigenvalue at which X^T X will do: rounding changes W by some 1e-10 then."""

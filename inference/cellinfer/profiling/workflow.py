@@ -34,7 +34,7 @@ from cellinfer.profiling.regularisation import Choice, choose_regularization
 from cellinfer.profiling.replicates import OPERATIONS as CONSENSUS
 from cellinfer.profiling.replicates import consensus
 from cellinfer.profiling.results import TABLES, origin, write_profiles
-from cellinfer.profiling.rows import choose_rows, examples, group_rows, numbers
+from cellinfer.profiling.rows import choose_rows, examples, group_rows, numbers, with_numbers
 from cellinfer.profiling.selection import DEFAULT, select_features
 from cellinfer.profiling.sources import Source, open_source
 from cellinfer.profiling.sphering import Sphering, sphere
@@ -93,6 +93,9 @@ class ProfileSettings:
     spread: str = "auto"
     """`own`: each plate is divided by the spread of its own references; `pooled`: all by that of the references about
     the centre of their plate; `auto`: pooled where a plate has fewer than 32 controls."""
+    clip: float = 20.0
+    """Normalised values are held within so many spreads of the reference, for one value of a thousand spreads would be
+    all that sphering and similarities see; 0: not at all."""
     selection: tuple[str, ...] = DEFAULT
     """Operations of feature selection; `()` for none."""
     correlation: float = 0.9
@@ -233,6 +236,8 @@ def _settings(settings: ProfileSettings | None, options: Mapping[str, Any]) -> P
             raise InputError(f"The regularisation must be a number or 'nested', not {chosen.regularization!r}.")
     elif not chosen.regularization > 0:
         raise InputError(f"The regularisation must be above 0, and is {chosen.regularization}.")
+    if not chosen.clip >= 0:
+        raise InputError(f"The largest normalised value must not be negative, and is {chosen.clip}.")
     if (chosen.control_column is None) != (chosen.negative is None):
         raise InputError("Controls need both the column that marks them and its value in negative controls.")
     if chosen.controls is not None and chosen.control_column is not None:
@@ -482,8 +487,9 @@ class Work:
             features=self.names,
             spread=spread,  # type: ignore[arg-type]
         )
-        self.table = self.tables["Well_normalised"] = result.table
-        notes = list(result.notes)
+        self.table, clipped = self._clipped(result.table)
+        self.tables["Well_normalised"] = self.table
+        notes = [*result.notes, *clipped]
         if not against_controls and settings.reference == "auto":
             notes.append("no controls were named: every well counts as reference, so strong or many effects shrink")
         if spread == "pooled" and settings.spread == "auto":
@@ -493,9 +499,31 @@ class Work:
             )
         scope = f"each {' and '.join(by).replace('Metadata_', '')}" if by else "all plates together"
         against = "controls" if against_controls else "all wells"
-        self._done("normalise", scope, start, notes, method=settings.normalisation, against=against, spread=spread)
+        self._done(
+            "normalise",
+            scope,
+            start,
+            notes,
+            method=settings.normalisation,
+            against=against,
+            spread=spread,
+            clip=settings.clip,
+        )
         self.steps[-1].parameters["groups"] = json.loads(result.groups.to_json(orient="records"))
         self._report("normalisation", 1, 1)
+
+    def _clipped(self, table: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
+        """Hold normalised values within bounds; say how many were beyond."""
+        limit = self.settings.clip
+        values = numbers(table, self.names)
+        beyond = np.abs(values) > limit
+        if not limit or not beyond.any():
+            return table, []
+        note = (
+            f"{int(beyond.sum())} values ({beyond.mean():.1g} of all) in {int(beyond.any(axis=0).sum())} features lay "
+            f"beyond {limit:g} spreads and were set there (--clip)"
+        )
+        return with_numbers(table, self.names, np.clip(values, -limit, limit)), [note]
 
     def _spread(self, by: list[str], against_controls: bool) -> str:
         """Settle whether groups are divided by a spread of their own."""
