@@ -16,9 +16,9 @@ import pandas as pd
 import pytest
 from cellinfer.cli import app
 from cellinfer.errors import InputError
-from cellinfer.profiling import _evaluation_picture as picture
 from cellinfer.profiling.batch_effects import batch_effects
 from cellinfer.profiling.evaluation import ProfileEvaluation, evaluate_profiles
+from cellinfer.profiling.evaluation import _picture as picture
 from cellinfer.profiling.pairs import PairRules
 from cellinfer.profiling.retrieval import average_precision, mean_average_precision
 from packaging.requirements import Requirement

@@ -14,10 +14,10 @@ import pytest
 import tifffile
 from cellinfer.engine import run
 from cellinfer.errors import InputError
-from cellinfer.profiling._outliers import outlyingness
-from cellinfer.profiling._quality_roles import Roles
-from cellinfer.profiling._quality_tables import QualityTables
-from cellinfer.profiling.quality_control import QualityControl, judge_quality, quality_control
+from cellinfer.profiling.quality import QualityControl, judge_quality, quality_control
+from cellinfer.profiling.quality._outliers import outlyingness
+from cellinfer.profiling.quality._roles import Roles
+from cellinfer.profiling.quality._tables import QualityTables
 from cellinfer.simulate import SimulatedPlate, simulate_plate
 from numpy.typing import NDArray
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Optional
 import typer
 
 if TYPE_CHECKING:
-    from cellinfer.profiling.quality_control import QualityControl
+    from cellinfer.profiling.quality import QualityControl
 
 _MOST = 40
 
@@ -59,7 +59,7 @@ def qc(
     """
     import json
 
-    from cellinfer.profiling.quality_control import quality_control
+    from cellinfer.profiling.quality import quality_control
 
     result = quality_control(
         runs,

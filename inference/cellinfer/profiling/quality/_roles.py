@@ -19,7 +19,7 @@ NEGATIVE, POSITIVE = "negative", "positive"
 
 @dataclass(frozen=True, slots=True)
 class Roles:
-    """How to tell controls and treatments; see `cellinfer.profiling.quality_control.quality_control`."""
+    """How to tell controls and treatments; see `cellinfer.profiling.quality.quality_control`."""
 
     layout: str | os.PathLike[str] | None = None
     control_column: str | None = None

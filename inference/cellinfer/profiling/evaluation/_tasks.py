@@ -11,8 +11,8 @@ import numpy as np
 import pandas as pd
 
 from cellinfer.errors import InputError
-from cellinfer.profiling._evaluation_input import CONTROL, WELL_KEY, EvaluationOptions, Mask, Prepared, Profiles
 from cellinfer.profiling.batch_effects import BatchEffects, batch_effects
+from cellinfer.profiling.evaluation._input import CONTROL, WELL_KEY, EvaluationOptions, Mask, Prepared, Profiles
 from cellinfer.profiling.pairs import Matching, PairRules, split_labels
 from cellinfer.profiling.retrieval import (
     QueryScores,

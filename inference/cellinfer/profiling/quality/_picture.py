@@ -19,15 +19,15 @@ from numpy.typing import NDArray
 
 from cellinfer.images import read_channel
 from cellinfer.plate import Field
-from cellinfer.profiling._quality_measures import MEASURES
-from cellinfer.profiling._quality_tables import TIME, WELL_KEY, QualityTables
 from cellinfer.profiling.columns import PLATE, SITE, WELL
+from cellinfer.profiling.quality._measures import MEASURES
+from cellinfer.profiling.quality._tables import TIME, WELL_KEY, QualityTables
 from cellinfer.readers import read_plate
 from cellinfer.storage import location
 from cellinfer.wells import PLATE_FORMATS, parse_well, plate_size, row_letters
 
 if TYPE_CHECKING:
-    from cellinfer.profiling.quality_control import QualityControl
+    from cellinfer.profiling.quality import QualityControl
 
 # Okabe and Ito's palette: told apart with any colour vision
 _COLOURS = {"ok": "#DCE6EC", "warn": "#E69F00", "fail": "#B2182B"}

@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from numpy.typing import NDArray
 
-from cellinfer.profiling._evaluation_input import Mask, Profiles
+from cellinfer.profiling.evaluation._input import Mask, Profiles
 from cellinfer.profiling.retrieval import INSPECTED, RECALLS
 
 if TYPE_CHECKING:

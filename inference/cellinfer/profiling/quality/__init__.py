@@ -25,9 +25,9 @@ from cellinfer._version import __version__
 from cellinfer.errors import InputError
 from cellinfer.files import durable, plain_text
 from cellinfer.outputs.runinfo import package_versions
-from cellinfer.profiling._outliers import FEWEST, outlyingness
-from cellinfer.profiling._quality_limits import Limit, limit, wider
-from cellinfer.profiling._quality_measures import (
+from cellinfer.profiling.columns import PLATE, SITE, WELL
+from cellinfer.profiling.quality._limits import Limit, limit, wider
+from cellinfer.profiling.quality._measures import (
     GROUP,
     MEASURES,
     Measure,
@@ -41,9 +41,10 @@ from cellinfer.profiling._quality_measures import (
     succeeded,
     well_measures,
 )
-from cellinfer.profiling._quality_plates import edge_trends, plate_shifts, saturated_plates
-from cellinfer.profiling._quality_roles import NEGATIVE, POSITIVE, ROLE, TREATMENT, Roles, with_roles
-from cellinfer.profiling._quality_tables import (
+from cellinfer.profiling.quality._outliers import FEWEST, outlyingness
+from cellinfer.profiling.quality._plates import edge_trends, plate_shifts, saturated_plates
+from cellinfer.profiling.quality._roles import NEGATIVE, POSITIVE, ROLE, TREATMENT, Roles, with_roles
+from cellinfer.profiling.quality._tables import (
     FIELD_KEY,
     REASON,
     TIME,
@@ -51,7 +52,6 @@ from cellinfer.profiling._quality_tables import (
     QualityTables,
     read_quality_tables,
 )
-from cellinfer.profiling.columns import PLATE, SITE, WELL
 from cellinfer.wells import well_sort_key
 
 DEVIATIONS = 4.0
@@ -570,7 +570,7 @@ def _summary(plate: pd.DataFrame) -> list[str]:
 
 def _written(result: QualityControl, tables: QualityTables, folder: Path) -> QualityControl:
     """Write tables, JSON and picture; returns the result with their paths and what the picture lacks."""
-    from cellinfer.profiling._quality_picture import draw_quality
+    from cellinfer.profiling.quality._picture import draw_quality
 
     files = tuple(
         folder / name for name in ("Well.parquet", "Well.csv", "Field.parquet", "Field.csv", "qc.json", "qc.png")

@@ -6,10 +6,10 @@ import numpy as np
 import pandas as pd
 from scipy.stats import mannwhitneyu
 
-from cellinfer.profiling._outliers import FEWEST, MAD_TO_SD
-from cellinfer.profiling._quality_measures import GROUP, MEASURES, SATURATED_PERCENT, Measure, floors
-from cellinfer.profiling._quality_roles import NEGATIVE, POSITIVE, ROLE
 from cellinfer.profiling.columns import WELL
+from cellinfer.profiling.quality._measures import GROUP, MEASURES, SATURATED_PERCENT, Measure, floors
+from cellinfer.profiling.quality._outliers import FEWEST, MAD_TO_SD
+from cellinfer.profiling.quality._roles import NEGATIVE, POSITIVE, ROLE
 from cellinfer.wells import PLATE_FORMATS, parse_well, plate_size
 
 _P = 0.001

@@ -7,8 +7,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from cellinfer.profiling._outliers import FEWEST, MAD_TO_SD
-from cellinfer.profiling._quality_measures import Measure
+from cellinfer.profiling.quality._measures import Measure
+from cellinfer.profiling.quality._outliers import FEWEST, MAD_TO_SD
 
 Array = NDArray[np.float64]
 

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from cellinfer.profiling._outliers import MAD_TO_SD
-from cellinfer.profiling._quality_tables import STATUS, WELL_KEY
 from cellinfer.profiling.columns import PLATE, SITE
+from cellinfer.profiling.quality._outliers import MAD_TO_SD
+from cellinfer.profiling.quality._tables import STATUS, WELL_KEY
 from cellinfer.readouts import is_biology
 
 SATURATED_PERCENT = 1.0

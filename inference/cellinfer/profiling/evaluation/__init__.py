@@ -22,15 +22,15 @@ import pandas as pd
 from cellinfer._version import __version__
 from cellinfer.errors import InputError
 from cellinfer.files import durable, plain_text
-from cellinfer.profiling._evaluation_input import (
+from cellinfer.profiling.columns import PLATE, SITE, WELL, feature_columns, metadata_columns
+from cellinfer.profiling.evaluation._input import (
     EvaluationOptions,
     Level,
     Prepared,
     prepare,
     read_profiles,
 )
-from cellinfer.profiling._evaluation_tasks import Figures, measure
-from cellinfer.profiling.columns import PLATE, SITE, WELL, feature_columns, metadata_columns
+from cellinfer.profiling.evaluation._tasks import Figures, measure
 from cellinfer.profiling.retrieval import DEFAULT_MEMORY, INSPECTED, RECALLS, TOP_FRACTION
 from cellinfer.profiling.similarity import Metric, Precision
 
@@ -297,7 +297,7 @@ def _provenance(sources: dict[str, dict[str, Any]], prepared: Prepared) -> dict[
 
 def _write(result: ProfileEvaluation, folder: Path, projection: str) -> ProfileEvaluation:
     """Write tables, picture and `evaluation.json`, the last of them."""
-    from cellinfer.profiling._evaluation_picture import draw_evaluation
+    from cellinfer.profiling.evaluation._picture import draw_evaluation
 
     written: list[Path] = []
     for name in ("metrics", "queries", "classes", "treatments", "curves"):
