@@ -116,7 +116,7 @@ def _print(result: ProfileEvaluation) -> None:
             table.add_row(f"[bold]{escape(row['task'])}[/bold]")
             last = row["task"]
         shown = [_number(row[name]) for name in (*["before"] * compared, "value")]
-        interval = f"{_number(row['low'])} to {_number(row['high'])}" if row["low"] == row["low"] else ""
+        interval = f"{_number(row['low'])}–{_number(row['high'])}" if row["low"] == row["low"] else ""
         table.add_row(f"  {row['metric']}", *shown, interval, _number(row["chance"]), f"{row['n_queries']:,}")
     console.print(table)
     for task, definition in result.definitions.items():
