@@ -30,7 +30,7 @@ from cellinfer_training.embedding.wsl import Learner, Settings
 from scipy.stats import spearmanr
 
 RESULTS = Path(__file__).parent / "results"
-ROW, SIDE, IMAGENET_CELLS = "D", 48, 16
+ROW, SIDE, IMAGENET_CELLS = "D", 48, 8
 RATIO = "Cells_Ratio_NucleusRingMeanIntensity_GFP"
 
 
@@ -76,7 +76,7 @@ def follow(profiles: pd.DataFrame, doses: np.ndarray) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--epochs", type=int, default=5)
+    parser.add_argument("--epochs", type=int, default=3)
     given = parser.parse_args()
     torch.set_num_threads(1)
     learner, crops, ratio = prepare(given.folder, Path(os.environ["CELLINFER_DATA"]), given.epochs)

@@ -31,7 +31,7 @@ from cellinfer_training.embedding.crops import (
     scale,
 )
 from cellinfer_training.embedding.network import embed
-from cellinfer_training.embedding.report import finish
+from cellinfer_training.embedding.report import Claims, finish
 from cellinfer_training.embedding.strong import select_strong, treatment_strength
 from cellinfer_training.embedding.wsl import CELLS, HELD, TRAINING, Learner, Settings, balanced, divide, vary
 from cellinfer_training.simulate import Experiment, paint_field, write_experiment
@@ -249,7 +249,7 @@ def test_one_class_is_too_few(data: CropSet, tmp_path: Path) -> None:
 
 
 def test_the_report_and_the_model(learnt: Learner, data: CropSet) -> None:
-    path = finish(learnt, "striped", "CC0-1.0")
+    path = finish(learnt, "striped", Claims("CC0-1.0", evaluation={"stripes": 1.0}))
     figures = json.loads((path.parent / "report.json").read_text())
     cells, held = figures["left_out_cells"]["accuracy"], figures["left_out_plates"]["accuracy"]
     assert figures["gap"] == pytest.approx(cells - held, abs=1e-4)
@@ -260,7 +260,10 @@ def test_the_report_and_the_model(learnt: Learner, data: CropSet) -> None:
     assert (card.channels, card.side, card.box, card.diameter) == (("DNA", "ER"), SIDE, 40, 19.0)
     crops = scale(data.take(np.arange(6)))
     np.testing.assert_allclose(session.run(crops), embed(learnt.network, crops), atol=1e-4, rtol=1e-3)
-    assert card.description_file["config"]["cellinfer"]["pretext"] == figures
+    ours = card.description_file["config"]["cellinfer"]
+    assert ours["pretext"] == figures
+    assert ours["evaluation"] == {"stripes": 1.0}
+    assert (card.license, ours["classes"]) == ("CC0-1.0", ["a", "b"])
 
 
 def test_batches_are_drawn_the_same_wherever_a_run_goes_on(learnt: Learner) -> None:

@@ -231,7 +231,7 @@ def wsl(
 ) -> None:
     """Teach a network to tell treatments apart; what it sees by then describes cells (for --embed)."""
     from cellinfer_training.embedding.crops import choose, combine, open_crops
-    from cellinfer_training.embedding.report import finish
+    from cellinfer_training.embedding.report import Claims, finish
     from cellinfer_training.embedding.wsl import Learner, Settings
 
     sets = {folder.name: open_crops(folder) for folder in crops}
@@ -250,7 +250,7 @@ def wsl(
     )
     learner = Learner(choose(data, only) if only else data, settings, out, device)
     learner.run()
-    path = finish(learner, name, license)
+    path = finish(learner, name, Claims(license))
     typer.echo(f"model   {path}\nreport  {out / 'report.md'}, report.png, report.json, log.csv")
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +21,33 @@ from cellinfer_training.embedding.wsl import CELLS, HELD, TRAINING, Learner, Pre
 _SHOWN_CLASSES = 60
 
 
-def finish(
-    learner: Learner, name: str, license_: str = "unstated", text: str | None = None, sets: tuple[str, ...] = ()
-) -> Path:
+@dataclass(frozen=True)
+class Claims:
+    """What the card of a taught model says beside what the run itself tells.
+
+    Parameters
+    ----------
+    license
+        Of the model.
+    text
+        Its description; empty: what it was taught.
+    sets
+        What it was trained on, with licences.
+    evaluation
+        Figures on data apart from the pretext.
+    authors, version
+        As in the BioImage.IO description.
+    """
+
+    license: str = "unstated"
+    text: str = ""
+    sets: tuple[str, ...] = ("the user's own crops",)
+    evaluation: Mapping[str, Any] = field(default_factory=dict)
+    authors: tuple[str, ...] = ()
+    version: str = "0.1.0"
+
+
+def finish(learner: Learner, name: str, claims: Claims | None = None) -> Path:
     """Judge a finished run, write its report and export its model.
 
     Parameters
@@ -31,12 +56,8 @@ def finish(
         After `run`.
     name
         Of the model and its file.
-    license_
-        Of the model.
-    text
-        Its description; None: what it was taught.
-    sets
-        What it was trained on, with licences.
+    claims
+        What its card says; None claims nothing.
 
     Returns
     -------
@@ -54,7 +75,7 @@ def finish(
     with durable(folder / "report.json") as partial:
         partial.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
     _draw(learner, found, folder / "report.png")
-    difference = export_embedding(learner.network, _describe(learner, name, license_, text, sets, figures), path)
+    difference = export_embedding(learner.network, _describe(learner, name, claims or Claims(), figures), path)
     with durable(folder / "report.md") as partial:
         partial.write_text(_text(learner, name, figures, difference), encoding="utf-8")
     return path
@@ -78,9 +99,7 @@ def _figures(learner: Learner, found: dict[str, Pretext | None]) -> dict[str, An
     return figures
 
 
-def _describe(
-    learner: Learner, name: str, license_: str, text: str | None, sets: tuple[str, ...], figures: dict[str, Any]
-) -> Description:
+def _describe(learner: Learner, name: str, claims: Claims, figures: dict[str, Any]) -> Description:
     data, settings = learner.data, learner.settings
     start: dict[str, Any] = {}
     if settings.pretrained:
@@ -98,17 +117,19 @@ def _describe(
         start = {"start": "random weights"}
     return Description(
         name=name,
-        text=text
+        text=claims.text
         or f"Features of single cells by EfficientNet-{settings.variant}, taught to tell {len(learner.classes)} "
         f"treatments apart (weakly supervised learning); block6a's activation averaged over pixels.",
-        license=license_,
+        license=claims.license,
+        authors=claims.authors,
+        version=claims.version,
         channels=data.channels,
         side=data.side,
         box=data.box,
         diameter=data.diameter,
         each_channel=False,
         training={
-            "sets": list(sets) or ["the user's own crops"],
+            "sets": list(claims.sets),
             "split": f"{settings.scheme} left out, and {settings.cells:.0%} of the cells of what was learnt from"
             if settings.scheme != "cells"
             else f"{settings.share:.0%} of the cells left out",
@@ -120,6 +141,7 @@ def _describe(
                 "layer": "block6a, activation after the depthwise convolution, mean over pixels",
             },
             "pretext": figures,
+            **({"evaluation": dict(claims.evaluation)} if claims.evaluation else {}),
             "settings": {
                 key: list(value) if isinstance(value, tuple) else value for key, value in asdict(settings).items()
             },
