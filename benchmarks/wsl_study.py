@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from importlib.metadata import version
@@ -47,6 +46,8 @@ from cellinfer_training.simulate import CHANNELS, CONTROL, Experiment, make_comp
 from cellinfer_training.train import release
 from scipy import stats
 
+from benchmarks._peers import machine
+
 RESULTS = Path(__file__).parent / "results"
 MECHANISM = "Metadata_Mechanism"
 LEARNT, JUDGED = ("plate1", "plate2", "plate3"), ("plate4", "plate5", "plate6")
@@ -72,31 +73,31 @@ CORRECTIONS = {
 REGULARIZATIONS = (1.0, 1e-1, 1e-2, 1e-3, 1e-4)
 
 
-def design(seed: int) -> Experiment:
-    return Experiment(strength=STRENGTH, seed=seed)
+def design(seed: int, replicates: int) -> Experiment:
+    return Experiment(replicates=replicates, strength=STRENGTH, seed=seed)
 
 
 def settings(seed: int, epochs: int) -> Settings:
     return Settings(epochs=epochs, cooling=True, scheme="plates", held=JUDGED, seed=seed)
 
 
-def prepare(folder: Path, seed: int, epochs: int) -> None:
+def prepare(folder: Path, seed: int, given: argparse.Namespace) -> None:
     """Make whatever of a seed's tables is missing."""
-    experiment = design(seed)
+    experiment, device = design(seed, given.replicates), given.device
     crops = _crops(folder, experiment)
     judged = subset(crops, _judged_cells(crops.index, seed))
     _table(folder / "classical.parquet", lambda: _classical(experiment, judged.index))
-    learner = Learner(choose(crops, _learnt(experiment)), settings(seed, epochs), folder / "wsl")
+    learner = Learner(choose(crops, _learnt(experiment)), settings(seed, given.epochs), folder / "wsl", device)
     if learner.step < learner.steps:
         learner.run(lambda line: print(f"seed {seed}  {line}", flush=True))
     if not (folder / "pretext.json").exists():
         found = {role: learner.judge(role) for role in (TRAINING, CELLS, HELD)}
         figures = {role: [pretext.accuracy, pretext.crops] for role, pretext in found.items() if pretext is not None}
         (folder / "pretext.json").write_text(json.dumps({"classes": len(learner.classes), **figures}))
-    _table(folder / "wsl.parquet", lambda: _embedded(judged, lambda c: embed(learner.network, scale(c))))
+    _table(folder / "wsl.parquet", lambda: _embedded(judged, lambda c: embed(learner.network, scale(c), device=device)))
     untaught = EfficientNet("b0", len(CHANNELS), 2)
     start_from_imagenet(untaught, load_imagenet_weights())
-    _table(folder / "start.parquet", lambda: _embedded(judged, lambda c: embed(untaught, scale(c))))
+    _table(folder / "start.parquet", lambda: _embedded(judged, lambda c: embed(untaught, scale(c), device=device)))
     _table(folder / "imagenet.parquet", lambda: _embedded(judged, _imagenet()))
 
 
@@ -269,10 +270,10 @@ def summarise(by_seed: dict[int, dict[str, Any]]) -> dict[str, Any]:
     return summary
 
 
-def write(by_seed: dict[int, dict[str, Any]], epochs: int) -> None:
-    """Write `results/wsl_study.json`, `.md` and `.png`."""
-    summary = summarise(by_seed)
-    experiment = {key: value for key, value in asdict(design(0)).items() if key != "seed"}
+def write(by_seed: dict[int, dict[str, Any]], given: argparse.Namespace) -> None:
+    """Write `results/NAME.json`, `.md` and `.png`."""
+    summary, epochs, name = summarise(by_seed), given.epochs, given.name
+    experiment = {key: value for key, value in asdict(design(0, given.replicates)).items() if key != "seed"}
     record = {
         "task": "embeddings of cells of simulated Cell Painting experiments, judged by retrieval on unseen plates",
         "experiment": experiment,
@@ -285,13 +286,13 @@ def write(by_seed: dict[int, dict[str, Any]], epochs: int) -> None:
         "regularization": REGULARIZATION,
         "summary": summary,
         "seeds": by_seed,
-        "versions": {name: version(name) for name in ("torch", "numpy", "onnxruntime")},
-        "machine": platform.machine(),
+        "versions": {package: version(package) for package in ("torch", "numpy", "onnxruntime")},
+        "machine": machine(),
     }
     RESULTS.mkdir(exist_ok=True)
-    (RESULTS / "wsl_study.json").write_text(json.dumps(record, indent=1) + "\n")
-    (RESULTS / "wsl_study.md").write_text("\n".join(_lines(summary, by_seed, epochs)) + "\n")
-    _draw(summary, len(by_seed))
+    (RESULTS / f"{name}.json").write_text(json.dumps(record, indent=1) + "\n")
+    (RESULTS / f"{name}.md").write_text("\n".join([*_lines(summary, by_seed, epochs), "", f"![]({name}.png)"]) + "\n")
+    _draw(summary, len(by_seed), RESULTS / f"{name}.png")
 
 
 def _lines(summary: dict[str, Any], by_seed: dict[int, dict[str, Any]], epochs: int) -> Iterator[str]:
@@ -333,10 +334,9 @@ def _lines(summary: dict[str, Any], by_seed: dict[int, dict[str, Any]], epochs: 
             for value in REGULARIZATIONS
         ]
         yield f"| {words} | " + " | ".join(f"{mean:.3f}" for mean in means) + " |"
-    yield from ("", "![](wsl_study.png)")
 
 
-def _draw(summary: dict[str, Any], seeds: int) -> None:
+def _draw(summary: dict[str, Any], seeds: int, path: Path) -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -369,15 +369,15 @@ def _draw(summary: dict[str, Any], seeds: int) -> None:
     )
     pretext.set(title="Pretext of WSL", ylabel="accuracy, mean over treatments")
     figure.suptitle(f"Simulated Cell Painting, {seeds} seeds (dots); judged on plates that were not learnt from")
-    figure.savefig(RESULTS / "wsl_study.png", dpi=110)
+    figure.savefig(path, dpi=110)
 
 
-def bundle(folder: Path, seed: int, epochs: int) -> Path:
+def bundle(folder: Path, seed: int, given: argparse.Namespace) -> Path:
     """Put the network of one seed into `cellinfer_models` as embed-wsl, with what the study found in its card."""
-    experiment = design(seed)
+    experiment = design(seed, given.replicates)
     crops = choose(_crops(folder, experiment), _learnt(experiment))
-    learner = Learner(crops, settings(seed, epochs), folder / "wsl")
-    record = json.loads((RESULTS / "wsl_study.json").read_text())
+    learner = Learner(crops, settings(seed, given.epochs), folder / "wsl")
+    record = json.loads((RESULTS / f"{given.name}.json").read_text())
     found = {
         metric: {method: round(row["mean"], 3) for method, row in record["summary"][metric]["sphered"].items()}
         for metric in ("replicates", "mechanisms", "mechanisms_unseen")
@@ -391,7 +391,7 @@ def bundle(folder: Path, seed: int, epochs: int) -> Path:
         sets=(f"simulated Cell Painting (cellinfer_training.simulate, seed {seed}), plates 1 to 3",),
         evaluation={
             "on": "simulated plates that were not learnt from, mean average precision after sphering, mean over "
-            f"{len(record['seeds'])} seeds (benchmarks/results/wsl_study.md)",
+            f"{len(record['seeds'])} seeds (benchmarks/results/{given.name}.md)",
             **found,
         },
         authors=("The cellinfer developers",),
@@ -404,17 +404,20 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
     parser.add_argument("--epochs", type=int, default=16)
+    parser.add_argument("--replicates", type=int, default=2, help="wells per compound and plate: more teach better")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--name", default="wsl_study", help="of the results")
     parser.add_argument("--prepare-only", action="store_true")
     parser.add_argument("--bundle", action="store_true", help="release the first seed's network as embed-wsl")
     given = parser.parse_args()
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
     for seed in given.seeds:
-        prepare(given.folder / f"seed{seed}", seed, given.epochs)
+        prepare(given.folder / f"seed{seed}", seed, given)
     if not given.prepare_only:
-        write({seed: evaluate(given.folder / f"seed{seed}") for seed in given.seeds}, given.epochs)
+        write({seed: evaluate(given.folder / f"seed{seed}") for seed in given.seeds}, given)
     if given.bundle:
-        print(bundle(given.folder / f"seed{given.seeds[0]}", given.seeds[0], given.epochs))
+        print(bundle(given.folder / f"seed{given.seeds[0]}", given.seeds[0], given))
 
 
 if __name__ == "__main__":

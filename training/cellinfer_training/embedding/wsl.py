@@ -40,6 +40,8 @@ from cellinfer_training.loop import load_state, prepare, save_state
 Scheme = Literal["plates", "wells", "cells"]
 TRAINING, CELLS, HELD = "training", "cells", "held"
 """What a crop is for: to learn from; left out of plates that are learnt from; of a plate (or well) left out whole."""
+_WATCHED = 240
+"""Left-out crops of each kind that are judged after each epoch; the report judges all."""
 
 
 @dataclass(frozen=True)
@@ -377,7 +379,7 @@ class Learner:
     def _note(self, loss: float) -> None:
         row = {"epoch": float(self.step // self.epoch_steps), "loss": loss}
         for role in (CELLS, HELD):
-            pretext = self.judge(role, 600)
+            pretext = self.judge(role, _WATCHED)
             row[role] = math.nan if pretext is None else pretext.accuracy
         self.log.append(row)
         with durable(self.folder / "log.csv") as partial:
