@@ -30,7 +30,7 @@ from cellinfer_training.embedding.wsl import Learner, Settings
 from scipy.stats import spearmanr
 
 RESULTS = Path(__file__).parent / "results"
-ROW, SIDE, IMAGENET_CELLS = "D", 48, 8
+ROW, SIDE, SOME = "D", 48, 32
 RATIO = "Cells_Ratio_NucleusRingMeanIntensity_GFP"
 
 
@@ -82,8 +82,13 @@ def main() -> None:
     learner, crops, ratio = prepare(given.folder, Path(os.environ["CELLINFER_DATA"]), given.epochs)
     finish(learner, "bbbc013")
     pretext = json.loads((learner.folder / "report.json").read_text())
-    taught, doses = wells_of(crops, embed(learner.network, scale(crops.take(np.arange(len(crops))))))
-    found = {"wsl": follow(taught, doses), "imagenet": follow(*_imagenet(crops))}
+    some = subset(crops, (crops.index.groupby(WELL).cumcount() < SOME).to_numpy())
+    taught, doses = wells_of(crops, _taught(learner, crops))
+    found = {
+        "wsl": follow(taught, doses),
+        f"wsl, {SOME} cells a well": follow(*wells_of(some, _taught(learner, some))),
+        f"imagenet, the same {SOME} cells a well": follow(*wells_of(some, _imagenet(some))),
+    }
     ratio = ratio.loc[taught.index]
     found["ratio"] = follow(ratio, doses)
     record = {
@@ -99,15 +104,17 @@ def main() -> None:
     print(json.dumps(record, indent=1))
 
 
-def _imagenet(crops: CropSet) -> tuple[pd.DataFrame, np.ndarray]:
-    """Describe some cells of every well by the ImageNet route."""
-    some = subset(crops, (crops.index.groupby(WELL).cumcount() < IMAGENET_CELLS).to_numpy())
+def _taught(learner: Learner, crops: CropSet) -> np.ndarray:
+    return embed(learner.network, scale(crops.take(np.arange(len(crops)))))
+
+
+def _imagenet(crops: CropSet) -> np.ndarray:
     session = open_embedder("embed-imagenet", device="cpu", threads=1)
     side, rows = session.card.side, []
-    for number in range(len(some)):
-        planes = [cv2.resize(plane, (side, side)) for plane in scale(some.take(np.array([number]))[0])]
+    for number in range(len(crops)):
+        planes = [cv2.resize(plane, (side, side)) for plane in scale(crops.take(np.array([number]))[0])]
         rows.append(session.run(np.stack(planes)[:, None]).ravel())
-    return wells_of(some, np.stack(rows))
+    return np.stack(rows)
 
 
 if __name__ == "__main__":

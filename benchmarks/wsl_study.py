@@ -87,7 +87,7 @@ def prepare(folder: Path, seed: int, given: argparse.Namespace) -> None:
     crops = _crops(folder, experiment)
     judged = subset(crops, _judged_cells(crops.index, seed))
     _table(folder / "classical.parquet", lambda: _classical(experiment, judged.index))
-    learner = Learner(choose(crops, _learnt(experiment)), settings(seed, given.epochs), folder / "wsl", device)
+    learner = Learner(_taught(folder, crops, seed, given), settings(seed, given.epochs), folder / "wsl", device)
     if learner.step < learner.steps:
         learner.run(lambda line: print(f"seed {seed}  {line}", flush=True))
     if not (folder / "pretext.json").exists():
@@ -105,6 +105,13 @@ def _crops(folder: Path, experiment: Experiment) -> CropSet:
     if not (folder / "crops" / "crops.json").exists():
         pack_experiment(folder / "crops", experiment, BOX)
     return open_crops(folder / "crops")
+
+
+def _taught(folder: Path, crops: CropSet, seed: int, given: argparse.Namespace) -> CropSet:
+    """Return what the network is taught on: the experiment itself, or one with more wells of the same compounds."""
+    more = design(seed, given.taught_replicates or given.replicates)
+    taught = _crops(folder / "taught", more) if given.taught_replicates else crops
+    return choose(taught, _learnt(more))
 
 
 def _judged_cells(index: pd.DataFrame, seed: int) -> np.ndarray:
@@ -358,7 +365,7 @@ def _draw(summary: dict[str, Any], seeds: int, path: Path) -> None:
         axes.axhline(summary[f"{metric}_chance"], color="0.5", ls=":", label="chance")
         axes.set_xticks(range(len(METHODS)), list(METHODS))
         axes.set(title=title, ylabel="mean average precision")
-    left.legend(fontsize=8)
+    figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=9)
     roles = (TRAINING, CELLS, HELD)
     pretext.bar(
         ["learnt", "left-out\ncells", "left-out\nplates"],
@@ -374,8 +381,7 @@ def _draw(summary: dict[str, Any], seeds: int, path: Path) -> None:
 
 def bundle(folder: Path, seed: int, given: argparse.Namespace) -> Path:
     """Put the network of one seed into `cellinfer_models` as embed-wsl, with what the study found in its card."""
-    experiment = design(seed, given.replicates)
-    crops = choose(_crops(folder, experiment), _learnt(experiment))
+    crops = _taught(folder, _crops(folder, design(seed, given.replicates)), seed, given)
     learner = Learner(crops, settings(seed, given.epochs), folder / "wsl")
     record = json.loads((RESULTS / f"{given.name}.json").read_text())
     found = {
@@ -386,8 +392,8 @@ def bundle(folder: Path, seed: int, given: argparse.Namespace) -> Path:
         license="Apache-2.0",
         text="Features of single cells in five Cell Painting channels by EfficientNet-B0, taught to tell treatments "
         "of a simulated experiment apart (weakly supervised learning). It has seen no real cell: it shows how such a "
-        "model is made and used, and describes simulated cells. For real plates use embed-imagenet, or teach a network "
-        "on your own (python -m cellinfer_training wsl).",
+        "model is made and used, and describes simulated cells, and no better than classical features do. For real "
+        "plates use embed-imagenet, or teach a network on your own (python -m cellinfer_training wsl).",
         sets=(f"simulated Cell Painting (cellinfer_training.simulate, seed {seed}), plates 1 to 3",),
         evaluation={
             "on": "simulated plates that were not learnt from, mean average precision after sphering, mean over "
@@ -404,7 +410,8 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
     parser.add_argument("--epochs", type=int, default=16)
-    parser.add_argument("--replicates", type=int, default=2, help="wells per compound and plate: more teach better")
+    parser.add_argument("--replicates", type=int, default=2, help="wells per compound and plate")
+    parser.add_argument("--taught-replicates", type=int, help="other wells, of the same compounds and plates, to learn")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--name", default="wsl_study", help="of the results")
     parser.add_argument("--prepare-only", action="store_true")
