@@ -370,3 +370,14 @@ def test_a_real_plate_map_on_two_microscopes(data_folder: Path) -> None:
     )
     assert metrics.loc[("class_by_treatment", "map"), "n_queries"] > 50
     assert metrics.loc[("batches_of_treated_wells", "batch_by_discriminant"), "value"] > 0.6
+
+
+def test_controls_that_profiles_were_centred_on_are_told() -> None:
+    raw = screen()
+    assert not any("mean of 0" in note for note in evaluate_profiles(raw, **COLUMNS).notes)
+    names = [name for name in raw if name.startswith("Cells_")]
+    centred = raw.assign(**{name: raw[name] - raw.loc[raw["Metadata_t"] == "DMSO", name].mean() for name in names})
+    assert any(
+        "activity_by_well: the controls have a mean of 0" in note
+        for note in evaluate_profiles(centred, **COLUMNS).notes
+    )

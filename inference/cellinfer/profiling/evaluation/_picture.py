@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import textwrap
+import warnings
 from collections import Counter
 from itertools import cycle
 from pathlib import Path
@@ -83,7 +84,9 @@ def draw_evaluation(result: ProfileEvaluation, path: Path, projection: str = "au
     _draw_curves(enrichment, result, "recall")
     _draw_batches(batches, result)
     figure.suptitle(_literal("\n".join(textwrap.wrap(_headline(result), 170))), fontsize=12, x=0.01, ha="left")
-    figure.savefig(path, dpi=100, format="png")
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing", UserWarning)  # names in scripts that the font lacks
+        figure.savefig(path, dpi=100, format="png")
     return notes
 
 

@@ -30,6 +30,8 @@ from cellinfer.profiling.significance import (
 from cellinfer.profiling.similarity import Similarities
 
 THRESHOLD = 0.05
+_CENTRED = 1e-3
+"""Mean over standard deviation of controls that were centred; that of others is about 1 / sqrt(controls)."""
 _ROW = "_row"
 _NO_INTERVAL = Interval(math.nan, math.nan)
 _SHOWN_METRICS = {
@@ -104,6 +106,12 @@ def measure(prepared: Prepared) -> Figures:
             )
     for task in _tasks(prepared):
         _retrieve(task, alike[task.level.name], options, figures, null)
+        if task.name.startswith("activity") and task.name in figures.scores and _are_centred(task.level):
+            figures.notes.append(
+                f"{task.name}: the controls have a mean of 0, so these profiles were centred or sphered on these very "
+                "controls; wells without any effect then differ from them too, and p-values and share_significant say "
+                "too much: keep some controls out of it when profiles are made, and name only those here"
+            )
     if options.label is not None:
         _nearest(prepared, alike["treatment"], figures)
     if options.treatment is not None and "well" in prepared.levels:
@@ -167,6 +175,12 @@ def _tasks(prepared: Prepared) -> Iterator[_Task]:
                 f"queries: treated {level.name}s; positives: the same {options.treatment}{elsewhere}; negatives: "
                 "controls only",
             )
+
+
+def _are_centred(level: Profiles) -> bool:
+    """Tell whether the mean of the controls is 0 in most features, which no untouched profiles have."""
+    values = level.values[level.control]
+    return bool(np.mean(np.abs(values.mean(axis=0)) <= _CENTRED * values.std(axis=0)) > 0.5)
 
 
 def _identity(level: Profiles, options: EvaluationOptions) -> str | None:

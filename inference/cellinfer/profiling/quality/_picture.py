@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import textwrap
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -75,7 +76,9 @@ def draw_quality(result: QualityControl, tables: QualityTables, path: Path) -> t
         notes.append(f"the picture shows the {len(plates)} plates with the most flagged wells, {left_out} are left out")
     title = textwrap.wrap("Quality control: " + " · ".join(result.summary[:3]), 150)
     figure.suptitle(_literal("\n".join(title[:3])), fontsize=13, x=0.01, ha="left")
-    figure.savefig(path, dpi=100, format="png")
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing", UserWarning)  # names in scripts that the font lacks
+        figure.savefig(path, dpi=100, format="png")
     return tuple(notes)
 
 
