@@ -446,3 +446,101 @@ def test_the_command_reports_as_json_and_refuses_in_one_sentence(screen: Path, t
     assert info["settings"]["selection"] == []
     refused = CliRunner().invoke(app, [*files, *asked, "--regularization", "much"])
     assert isinstance(refused.exception, InputError)
+
+
+def test_what_is_read_is_never_written_over(screen: Path, tmp_path: Path) -> None:
+    maps = tmp_path / "maps"
+    maps.mkdir()
+    layout = maps / "Treatment.csv"
+    layout.write_text(LAYOUT)
+    with pytest.raises(InputError, match="holds what is read"):
+        profile(sources(screen), maps, layout=layout, controls=CONTROLS, picture=False)
+    quality = tmp_path / "quality"
+    quality.mkdir()
+    (quality / "qc.json").write_text("{}")
+    with pytest.raises(InputError, match="holds what is read"):
+        profile(sources(screen), quality, layout=layout, controls=CONTROLS, picture=False)
+    assert layout.read_text() == LAYOUT
+
+
+def test_only_files_of_an_earlier_profile_go(screen: Path, tmp_path: Path) -> None:
+    mine = {"Site.csv", "Well_sphered.csv", "sphering_mine.npz"}
+    for name in mine:
+        (tmp_path / name).write_text("mine")
+    options = {"layout": screen / "layout.csv", "controls": CONTROLS, "picture": False}
+    profile(sources(screen), tmp_path, **options)
+    profile(sources(screen), tmp_path, **options, sphering="none")
+    assert mine == {name for name in mine if (tmp_path / name).read_text() == "mine"}
+    assert not (tmp_path / "Well_sphered.parquet").exists()
+    assert not (tmp_path / "sphering.npz").exists()
+
+
+def test_a_result_that_is_not_whole_does_not_look_done(
+    screen: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = {"layout": screen / "layout.csv", "controls": CONTROLS, "picture": False}
+    profile(sources(screen), tmp_path, **options)
+
+    def stopped(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Sphering, "save", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        profile(sources(screen), tmp_path, **options, consensus="none")
+    assert json.loads((tmp_path / "profile.json").read_text())["finished"] is None
+    monkeypatch.undo()
+    profile(sources(screen), tmp_path, **options, consensus="none")
+    assert json.loads((tmp_path / "profile.json").read_text())["finished"]
+    assert not (tmp_path / "Treatment.parquet").exists()
+
+
+def noise(plates: int = 4, controls: int = 8, features: int = 200) -> pd.DataFrame:
+    """Wells on which nothing has an effect; the replicates of a treatment are on one plate."""
+    random = np.random.default_rng(0)
+    rows = [
+        (
+            f"P{plate}",
+            f"{'ABCD'[place // 12]}{place % 12 + 1:02d}",
+            "DMSO" if place < controls else f"t{plate}{place % 8}",
+        )
+        for plate in range(plates)
+        for place in range(controls + 32)
+    ]
+    values = pd.DataFrame(random.normal(size=(len(rows), features))).add_prefix("Cells_F")
+    return pd.concat(
+        [pd.DataFrame(rows, columns=["Metadata_Plate", "Metadata_Well", "Metadata_Compound"]), values], axis=1
+    )
+
+
+def test_controls_that_sphering_was_learnt_from_are_not_all_that_is_told_of_plates(tmp_path: Path) -> None:
+    """On noise sphering makes controls look free of their plate, and treated wells of it more alike than before."""
+    noise().to_parquet(tmp_path / "wells.parquet")
+    same = profile(tmp_path / "wells.parquet", tmp_path / "out", controls=CONTROLS, picture=False).info[
+        "nearest_neighbour_of_same_plate"
+    ]
+    assert same["after"] < same["chance"]
+    assert same["treated_after"] > 2 * same["treated_chance"]
+    assert same["treated_chance"] == pytest.approx(28 / 124)
+
+
+def test_a_well_under_two_names_and_a_table_given_twice_are_refused(tmp_path: Path) -> None:
+    table = noise(plates=1)
+    table.to_csv(tmp_path / "one.csv", index=False)
+    table.to_csv(tmp_path / "again.csv", index=False)
+    with pytest.raises(InputError, match="P0 A01 more than once"):
+        profile([tmp_path / "one.csv", tmp_path / "again.csv"], tmp_path / "out", controls=CONTROLS)
+    table.loc[1, "Metadata_Well"] = "a1"
+    table.to_csv(tmp_path / "two.csv", index=False)
+    with pytest.raises(InputError, match="more than once"):
+        profile(tmp_path / "two.csv", tmp_path / "out", controls=CONTROLS)
+
+
+def test_plates_named_in_any_script_are_drawn_without_a_warning(tmp_path: Path) -> None:
+    noise(plates=2, features=12).replace({"P0": "\u65e5\u672c"}).to_parquet(tmp_path / "wells.parquet")
+    assert (profile(tmp_path / "wells.parquet", tmp_path / "out", controls=CONTROLS).folder / "profile.png").is_file()
+
+
+def test_tables_without_cells_are_refused(tmp_path: Path) -> None:
+    make_cells("P1", 1).iloc[:0].to_parquet(tmp_path / "none.parquet")
+    with pytest.raises(InputError, match="has no cells"):
+        profile(tmp_path / "none.parquet", tmp_path / "out")

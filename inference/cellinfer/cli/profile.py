@@ -183,6 +183,11 @@ def _print(result: ProfileResult) -> None:
             f"the nearest neighbour of {whose} is of its own plate in {same['before']:.0%} before, {same['after']:.0%} "
             f"after ({same['chance']:.0%} by chance)"
         )
+        if "treated_after" in same:
+            console.print(
+                f"that of a treated well, among other treatments, in {same['treated_before']:.0%} before, "
+                f"{same['treated_after']:.0%} after ({same['treated_chance']:.0%} by chance)"
+            )
     for note in result.notes:
         console.print(f"note: {escape(note)}", style="yellow")
     for path in result.files:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
 import matplotlib as mpl
@@ -78,7 +79,8 @@ def draw_profiles(
         x=0.01,
         ha="left",
     )
-    with durable(path) as partial:
+    with durable(path) as partial, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing", UserWarning)  # names of plates in other scripts
         figure.savefig(partial, format="png")
 
 

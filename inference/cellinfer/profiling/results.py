@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import platform
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, fields
 from pathlib import Path
@@ -22,7 +23,7 @@ from cellinfer._version import __version__
 from cellinfer.files import durable, output_errors, plain_text
 from cellinfer.outputs.runinfo import package_versions
 from cellinfer.profiling.columns import PLATE, feature_columns
-from cellinfer.profiling.rows import numbers, scaled
+from cellinfer.profiling.rows import group_rows, numbers, scaled
 
 if TYPE_CHECKING:
     from cellinfer.profiling.workflow import Work
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
 TABLES = ("Site", "Well", "Well_normalised", "Well_selected", "Well_sphered", "Well_harmonised", "Treatment")
 """Tables that there may be, in the order of the steps."""
 _MOST_NEIGHBOURS = 2000
-_OTHERS = ("features.csv", "profile.json", "profile.png")
 
 
 def write_profiles(work: Work, folder: Path) -> tuple[tuple[Path, ...], dict[str, Any]]:
@@ -40,8 +40,9 @@ def write_profiles(work: Work, folder: Path) -> tuple[tuple[Path, ...], dict[str
         f"sphering{'' if len(work.spherings) == 1 else f'_{number}'}.npz": one
         for number, one in enumerate(work.spherings.values(), 1)
     }
-    wanted = {f"{name}.parquet" for name in work.tables} | set(spherings) | {"features.csv", "profile.json"}
-    _remove_stale(folder, wanted)
+    endings = (".parquet", ".csv") if work.settings.csv else (".parquet",)
+    wanted = {f"{name}{ending}" for name in work.tables for ending in endings} | set(spherings) | {"features.csv"}
+    _begin(folder, wanted)
     for name, table in work.tables.items():
         files += _write_table(table, folder / name, csv=work.settings.csv)
     for name, one in spherings.items():
@@ -66,13 +67,23 @@ def write_profiles(work: Work, folder: Path) -> tuple[tuple[Path, ...], dict[str
     return tuple(files), info
 
 
-def _remove_stale(folder: Path, wanted: set[str]) -> None:
-    """Remove what an earlier call with other settings left: the folder holds one result."""
+def _begin(folder: Path, wanted: set[str]) -> None:
+    """Remove what an earlier call left, for a folder holds one result; `profile.json` says that this one is not whole.
+
+    Only files that an earlier `profile.json` names are removed: others of such a name are somebody else's.
+    """
+    place = folder / "profile.json"
+    try:
+        named = {str(name) for name in json.loads(place.read_text(encoding="utf-8"))["files"]} | {"profile.png"}
+    except (OSError, ValueError, KeyError, TypeError):
+        named = set()
+    ours = {f"{name}{ending}" for name in TABLES for ending in (".parquet", ".csv")} | {"features.csv", "profile.png"}
+    with durable(place) as partial:
+        partial.write_text(json.dumps({"finished": None, "files": sorted(wanted | (named & ours))}), encoding="utf-8")
     with output_errors(folder):
-        ours = [*(f"{name}{ending}" for name in TABLES for ending in (".parquet", ".csv")), *_OTHERS]
-        for path in [*(folder / name for name in ours), *folder.glob("sphering*.npz")]:
-            if path.name not in wanted:
-                path.unlink(missing_ok=True)
+        for name in named - wanted:
+            if name in ours or re.fullmatch(r"sphering(_\d+)?\.npz", name):
+                (folder / name).unlink(missing_ok=True)
 
 
 def _write_table(table: pd.DataFrame, path: Path, *, csv: bool) -> list[Path]:
@@ -93,33 +104,46 @@ def _write_table(table: pd.DataFrame, path: Path, *, csv: bool) -> list[Path]:
 def _neighbours_of_plates(work: Work) -> dict[str, float] | None:
     """Return how often the nearest neighbour is of the same plate: before, after and by chance.
 
-    Of controls, which are alike but for their plate, or of all wells where no controls are known. Nearest by cosine
-    similarity, of features on one scale.
+    Of controls, which are alike but for their plate, or of all wells where no controls are known; and, with `treated_`,
+    of treated wells among those of other treatments. Steps that are learnt from controls fit these, so that of controls
+    alone the figure after them is too good. Nearest by cosine similarity, of features on one scale.
     """
+    wells = work.tables["Well"]
+    if work.controls is None:
+        return _same_plate(work, np.ones(len(wells), dtype=bool), None)
+    found = _same_plate(work, work.controls, None)
+    if found is None or not work.treatment:
+        return found
+    known = wells[work.treatment].notna().all(axis=1).to_numpy() & ~work.controls
+    treated = _same_plate(work, known, group_rows(wells, work.treatment).codes)
+    return found if treated is None else {**found, **{f"treated_{name}": value for name, value in treated.items()}}
+
+
+def _same_plate(
+    work: Work, rows: npt.NDArray[np.bool_], treatments: npt.NDArray[np.intp] | None
+) -> dict[str, float] | None:
+    """Return the figures of some wells, whose neighbours are of another treatment; None if they are of one plate."""
     before, after = work.tables["Well"], work.table
-    rows = work.controls if work.controls is not None else np.ones(len(before), dtype=bool)
     chosen = np.flatnonzero(rows)
     if len(chosen) > _MOST_NEIGHBOURS:
         chosen = np.sort(np.random.default_rng(0).choice(chosen, _MOST_NEIGHBOURS, replace=False))
     plates = pd.factorize(before[PLATE].astype(str))[0][chosen]
-    counts = np.bincount(plates)
-    if (counts > 0).sum() < 2:
+    names = np.arange(len(chosen)) if treatments is None else treatments[chosen]
+    others = names[:, None] != names
+    asked = others.any(axis=1)
+    if len(np.unique(plates)) < 2 or not asked.any():
         return None
-    first = scaled(numbers(before, feature_columns(before)))[chosen]
+    alike = plates[:, None] == plates
     last = numbers(after, work.names)[chosen]
-    return {
-        "before": _same_plate(first, plates),
-        "after": _same_plate(last[:, np.isfinite(last).all(axis=0)], plates),
-        "chance": float((counts * (counts - 1)).sum() / (len(plates) * (len(plates) - 1))),
-    }
-
-
-def _same_plate(values: npt.NDArray[np.float64], plates: npt.NDArray[np.intp]) -> float:
-    length = np.linalg.norm(values, axis=1, keepdims=True)
-    unit = values / np.where(length > 0, length, 1.0)
-    similarity = unit @ unit.T
-    np.fill_diagonal(similarity, -np.inf)
-    return float((plates[similarity.argmax(axis=1)] == plates).mean())
+    last = last[:, np.isfinite(last).all(axis=0)]
+    found = {}
+    for name, values in (("before", scaled(numbers(before, feature_columns(before)))[chosen]), ("after", last)):
+        length = np.linalg.norm(values, axis=1, keepdims=True)
+        unit = values / np.where(length > 0, length, 1.0)
+        nearest = np.where(others, unit @ unit.T, -np.inf).argmax(axis=1)
+        found[name] = float((plates[nearest] == plates)[asked].mean())
+    found["chance"] = float(((alike & others).sum(axis=1)[asked] / others.sum(axis=1)[asked]).mean())
+    return found
 
 
 def _info(work: Work, neighbours: dict[str, float] | None, files: list[str]) -> dict[str, Any]:

@@ -11,6 +11,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
@@ -198,7 +199,7 @@ def profile(
     """
     chosen = _settings(settings, options)
     paths = [Path(sources)] if isinstance(sources, (str, os.PathLike)) else [Path(source) for source in sources]
-    folder = _folder(paths, out)
+    folder = _folder(paths, out, chosen)
     work = Work(paths, chosen, progress)
     work.run()
     with owned(folder):
@@ -251,7 +252,7 @@ def _settings(settings: ProfileSettings | None, options: Mapping[str, Any]) -> P
     return chosen
 
 
-def _folder(paths: Sequence[Path], out: AnyPath | None) -> Path:
+def _folder(paths: Sequence[Path], out: AnyPath | None, settings: ProfileSettings) -> Path:
     if not paths:
         raise InputError("No tables were given: name result folders or tables.")
     if out is None:
@@ -259,10 +260,18 @@ def _folder(paths: Sequence[Path], out: AnyPath | None) -> Path:
             raise InputError("Say where the results go: several sources, or a table, have no folder of their own.")
         return paths[0] / "profile"
     folder = Path(out)
-    taken = {path.resolve() for path in paths} | {path.resolve().parent for path in paths if path.is_file()}
-    if (folder / "run.json").exists() or folder.resolve() in taken:
+    read = [*paths, *_files(settings)]
+    taken = {path.resolve() for path in read} | {path.resolve().parent for path in read if path.is_file()}
+    others = ("run.json", "qc.json", "evaluation.json")
+    if any((folder / name).exists() for name in others) or folder.resolve() in taken:
         raise InputError(f"{folder} holds what is read: choose another folder for the profiles.")
     return folder
+
+
+def _files(settings: ProfileSettings) -> list[Path]:
+    """Return the files and folders that settings name."""
+    named = (getattr(settings, name) for name in ("layout", "barcodes", "compounds", "qc"))
+    return [Path(path) for path in named if isinstance(path, (str, os.PathLike))]
 
 
 class Work:
@@ -285,9 +294,7 @@ class Work:
 
     def run(self) -> None:
         """Do all steps."""
-        named = (getattr(self.settings, name) for name in ("layout", "barcodes", "compounds", "qc"))
-        files = [Path(path) for path in named if isinstance(path, (str, os.PathLike))]
-        self.origins = [origin(path) for path in [*self.paths, *files] if path.exists()]
+        self.origins = [origin(path) for path in [*self.paths, *_files(self.settings)] if path.exists()]
         self._aggregate()
         self._annotate()
         self._find_controls()
@@ -323,6 +330,8 @@ class Work:
     def _aggregate(self) -> None:
         started = time.perf_counter()
         source = open_source([str(path) for path in self.paths], features=self.settings.features)  # type: ignore[arg-type]
+        if not source.rows:
+            raise InputError(f"{source.name} has no cells: look at the images, and at how nuclei were found in them.")
         notes = list(source.notes)
         self.names = source.features
         table = _plain_keys(source)
@@ -715,12 +724,19 @@ def _measured(source: Source, keys: pd.DataFrame) -> pd.DataFrame:
 
 
 def _refuse_twins(table: pd.DataFrame, places: list[str]) -> None:
-    again = table.loc[table.duplicated(places), places]
+    again = table.loc[table[places].assign(**{WELL: table[WELL].map(_place)}).duplicated(), places]
     if len(again):
         raise InputError(
             f"{len(again)} wells are there more than once, such as {' '.join(map(str, again.iloc[0]))}: give each "
             "table once, and different plates different names."
         )
+
+
+def _place(well: object) -> str:
+    """Return the normal name of a well, so that `a1` is `A01`; other names stay."""
+    with suppress(InputError):
+        return normalise_well(str(well))
+    return str(well)
 
 
 def _empty_wells(source: Source, table: pd.DataFrame, places: list[str]) -> list[str]:

@@ -171,6 +171,13 @@ class Source:
             return "well"
         if SITE in keys and _distinct(keys, [*places, SITE]):
             return "site"
+        one_row = [*places, *[name for name in (SITE,) if name in keys]]
+        if len(self._parts) > 1 and all(_distinct(part.keys, one_row) for part in self._parts):
+            row = keys[one_row].astype(str)[keys.duplicated(one_row)].iloc[0]
+            raise InputError(
+                f"{self.name} have the row {' '.join(row)} more than once: give each table once, and different plates "
+                "different names."
+            )
         self.notes.append(
             f"{self.name} has several rows of one well and no ObjectNumber: they are taken for cells, and it cannot be "
             "told whether one is there twice."
