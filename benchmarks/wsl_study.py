@@ -73,8 +73,8 @@ CORRECTIONS = {
 REGULARIZATIONS = (1.0, 1e-1, 1e-2, 1e-3, 1e-4)
 
 
-def design(seed: int, replicates: int) -> Experiment:
-    return Experiment(replicates=replicates, strength=STRENGTH, seed=seed)
+def design(seed: int, replicates: int, controls: int) -> Experiment:
+    return Experiment(replicates=replicates, controls=controls, strength=STRENGTH, seed=seed)
 
 
 def settings(seed: int, epochs: int) -> Settings:
@@ -83,7 +83,7 @@ def settings(seed: int, epochs: int) -> Settings:
 
 def prepare(folder: Path, seed: int, given: argparse.Namespace) -> None:
     """Make whatever of a seed's tables is missing."""
-    experiment, device = design(seed, given.replicates), given.device
+    experiment, device = design(seed, given.replicates, given.controls), given.device
     crops = _crops(folder, experiment)
     judged = subset(crops, _judged_cells(crops.index, seed))
     _table(folder / "classical.parquet", lambda: _classical(experiment, judged.index))
@@ -109,7 +109,7 @@ def _crops(folder: Path, experiment: Experiment) -> CropSet:
 
 def _taught(folder: Path, crops: CropSet, seed: int, given: argparse.Namespace) -> CropSet:
     """Return what the network is taught on: the experiment itself, or one with more wells of the same compounds."""
-    more = design(seed, given.taught_replicates or given.replicates)
+    more = design(seed, given.taught_replicates or given.replicates, given.controls)
     taught = _crops(folder / "taught", more) if given.taught_replicates else crops
     return choose(taught, _learnt(more))
 
@@ -280,7 +280,9 @@ def summarise(by_seed: dict[int, dict[str, Any]]) -> dict[str, Any]:
 def write(by_seed: dict[int, dict[str, Any]], given: argparse.Namespace) -> None:
     """Write `results/NAME.json`, `.md` and `.png`."""
     summary, epochs, name = summarise(by_seed), given.epochs, given.name
-    experiment = {key: value for key, value in asdict(design(0, given.replicates)).items() if key != "seed"}
+    experiment = {
+        key: value for key, value in asdict(design(0, given.replicates, given.controls)).items() if key != "seed"
+    }
     record = {
         "task": "embeddings of cells of simulated Cell Painting experiments, judged by retrieval on unseen plates",
         "experiment": experiment,
@@ -381,7 +383,7 @@ def _draw(summary: dict[str, Any], seeds: int, path: Path) -> None:
 
 def bundle(folder: Path, seed: int, given: argparse.Namespace) -> Path:
     """Put the network of one seed into `cellinfer_models` as embed-wsl, with what the study found in its card."""
-    crops = _taught(folder, _crops(folder, design(seed, given.replicates)), seed, given)
+    crops = _taught(folder, _crops(folder, design(seed, given.replicates, given.controls)), seed, given)
     learner = Learner(crops, settings(seed, given.epochs), folder / "wsl")
     record = json.loads((RESULTS / f"{given.name}.json").read_text())
     found = {
@@ -411,6 +413,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
     parser.add_argument("--epochs", type=int, default=16)
     parser.add_argument("--replicates", type=int, default=2, help="wells per compound and plate")
+    parser.add_argument("--controls", type=int, default=12, help="untreated wells per plate")
     parser.add_argument("--taught-replicates", type=int, help="other wells, of the same compounds and plates, to learn")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--name", default="wsl_study", help="of the results")
