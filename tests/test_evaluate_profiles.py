@@ -381,3 +381,15 @@ def test_controls_that_profiles_were_centred_on_are_told() -> None:
         "activity_by_well: the controls have a mean of 0" in note
         for note in evaluate_profiles(centred, **COLUMNS).notes
     )
+
+
+def test_tables_of_an_earlier_evaluation_do_not_stay(tmp_path: Path) -> None:
+    raw = screen()
+    (tmp_path / "classes.csv").write_text("mine")
+    replicates = {name: value for name, value in COLUMNS.items() if name != "label"}
+    evaluate_profiles(raw, **replicates, projection="pca", out=tmp_path)
+    assert (tmp_path / "classes.csv").read_text() == "mine"
+    evaluate_profiles(raw, **COLUMNS, projection="pca", out=tmp_path)
+    assert (tmp_path / "classes.parquet").is_file()
+    evaluate_profiles(raw, **replicates, projection="pca", out=tmp_path)
+    assert not list(tmp_path.glob("classes.*"))

@@ -21,7 +21,7 @@ import pandas as pd
 
 from cellinfer._version import __version__
 from cellinfer.errors import InputError
-from cellinfer.files import durable, plain_text
+from cellinfer.files import durable, output_errors, plain_text
 from cellinfer.profiling.columns import PLATE, SITE, WELL, feature_columns, metadata_columns
 from cellinfer.profiling.evaluation._input import (
     EvaluationOptions,
@@ -303,6 +303,10 @@ def _write(result: ProfileEvaluation, folder: Path, projection: str) -> ProfileE
     for name in ("metrics", "queries", "classes", "treatments", "curves"):
         table: pd.DataFrame = getattr(result, name)
         if not len(table.columns):
+            if (folder / "evaluation.json").is_file():  # of an earlier evaluation, whose tables must not stay
+                with output_errors(folder):
+                    for ending in (".parquet", ".csv"):
+                        (folder / f"{name}{ending}").unlink(missing_ok=True)
             continue
         with durable(folder / f"{name}.parquet") as partial:
             table.to_parquet(partial, index=False)
