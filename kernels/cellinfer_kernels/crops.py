@@ -83,11 +83,13 @@ def crops(
                 f"labels {ids.shape} and owners {own.shape} do not fit planes {shape}, {len(corners)} points"
             )
     low, high = map(float, value_range)
-    places, weights = _taps(box, side)
+    first, weights = _taps(box, side)
     result = np.empty((len(corners), len(planes), side, side), np.float32)
     for number, plane in enumerate(planes):
         pixels = _in_kernel_type(plane)
-        _cut(pixels, corners, box, low, high, get_args(Mask).index(mask), ids, own, places, weights, result, number)
+        limits = np.array(_limits(pixels.dtype), pixels.dtype)
+        kind = get_args(Mask).index(mask)
+        _cut(pixels, corners, box, low, high, kind, ids, own, first, weights, limits, result, number)
     return result
 
 
@@ -117,8 +119,13 @@ def _in_kernel_type(plane: NDArray[Any]) -> NDArray[Any]:
     return np.ascontiguousarray(plane)
 
 
-def _taps(box: int, side: int) -> tuple[NDArray[np.uint32], NDArray[np.float32]]:
-    """Return which pixels of a row of the square each pixel of the result is made of, and their weights.
+def _limits(dtype: np.dtype[Any]) -> tuple[float, float]:
+    """Return what no pixel is above, and what none is below."""
+    return (np.inf, -np.inf) if dtype.kind == "f" else (np.iinfo(dtype).max, np.iinfo(dtype).min)
+
+
+def _taps(box: int, side: int) -> tuple[NDArray[np.uint64], NDArray[np.float32]]:
+    """Return the first pixel of a row of the square that each pixel of the result is made of, and all their weights.
 
     A triangle around the place of the pixel, as wide as a pixel of the coarser of both grids on each side. Places are
     unsigned, since Numba counts signed ones from the end if need be, which takes time.
@@ -127,10 +134,10 @@ def _taps(box: int, side: int) -> tuple[NDArray[np.uint32], NDArray[np.float32]]
     reach = max(1.0, scale)
     place = (np.arange(side) + 0.5) * scale - 0.5
     first = np.floor(place - reach).astype(np.int64) + 1
-    taps = np.arange(int((np.ceil(place + reach).astype(np.int64) - first).max()))[:, None] + first
-    weights = np.maximum(0.0, 1 - np.abs(taps - place) / reach) * ((taps >= 0) & (taps < box))
-    used = weights.any(axis=1)
-    return taps.clip(0, box - 1)[used].astype(np.uint32), (weights / weights.sum(axis=0))[used].astype(np.float32)
+    number = min(box, int((np.ceil(place + reach).astype(np.int64) - first).max()))
+    first = first.clip(0, box - number)
+    weights = np.maximum(0.0, 1 - np.abs(np.arange(number)[:, None] + first - place) / reach)
+    return first.astype(np.uint64), (weights / weights.sum(axis=0)).astype(np.float32)
 
 
 @kernel
@@ -143,21 +150,37 @@ def _cut(
     mask: Any,
     ids: Any,
     own: Any,
-    places: Any,
+    first: Any,
     weights: Any,
+    limits: Any,
     result: Any,
     number: Any,
 ) -> None:
-    square = np.empty((box, box), np.float32)
-    wide = np.empty((box, places.shape[1]), np.float32)
+    height, width = pixels.shape
+    side = first.size
+    seen, square = np.empty((box, box), np.float32), np.empty((box, box), np.float32)
+    enlarged, reduced = np.empty((box, side), np.float32), np.empty((side, box), np.float32)
+    infinite = np.array([np.inf, -np.inf], np.float32)
     for cell in range(corners.shape[0]):
-        _copy(pixels, corners[cell, 0], corners[cell, 1], square)
-        if mask:
-            _hide(ids, corners[cell, 0], corners[cell, 1], own[cell], mask, square)
-        if _scale(square, low, high):
-            _resize(square, places, weights, wide, result[cell, number])
+        top, left = corners[cell, 0], corners[cell, 1]
+        target = result[cell, number]
+        scaled = target if box == side else square
+        if not mask and top >= 0 and left >= 0 and top + box <= height and left + box <= width:
+            contrast = _scale(pixels, top, left, limits, low, high, scaled)
         else:
-            result[cell, number, :, :] = np.float32(low)
+            _copy(pixels, top, left, seen)
+            if mask:
+                _hide(ids, top, left, own[cell], mask, seen)
+            contrast = _scale(seen, 0, 0, infinite, low, high, scaled)
+        # The direction first that leaves less to do in the other one.
+        if not contrast:
+            target[:, :] = np.float32(low)
+        elif side > box:
+            _resize_rows(square, first, weights, enlarged)
+            _resize_columns(enlarged, first, weights, target)
+        elif side < box:
+            _resize_columns(square, first, weights, reduced)
+            _resize_rows(reduced, first, weights, target)
 
 
 @inlined
@@ -167,12 +190,19 @@ def _copy(pixels: Any, top: Any, left: Any, square: Any) -> None:
     box = square.shape[0]
     begin, end = min(max(0, -left), box), max(0, min(box, width - left))
     for i in range(box):
+        square[i, :] = np.float32(np.nan)
         if 0 <= top + i < height and begin < end:
-            square[i, :begin] = np.float32(np.nan)
-            square[i, begin:end] = pixels[top + i, left + begin : left + end]
-            square[i, end:] = np.float32(np.nan)
-        else:
-            square[i, :] = np.float32(np.nan)
+            _copy_row(pixels[top + i, left + begin : left + end], square[i, begin:end])
+
+
+# What follows takes rows: views of them tell the compiler that what is written is not what is read, and it computes
+# several elements at once.
+
+
+@inlined
+def _copy_row(source: Any, target: Any) -> None:
+    for j in range(target.size):
+        target[j] = np.float32(source[j])
 
 
 @inlined
@@ -180,55 +210,114 @@ def _hide(ids: Any, top: Any, left: Any, own: Any, mask: Any, square: Any) -> No
     """Make NaN of pixels that are not of the object itself; `mask` 1 leaves the ground."""
     height, width = ids.shape
     box = square.shape[0]
+    begin, end = min(max(0, -left), box), max(0, min(box, width - left))
+    ground = own if mask == 2 else np.int32(0)
     for i in range(max(0, -top), min(box, height - top)):
-        for j in range(max(0, -left), min(box, width - left)):
-            name = ids[top + i, left + j]
-            if name != own and (mask == 2 or name != 0):
-                square[i, j] = np.float32(np.nan)
+        if begin < end:
+            _hide_row(ids[top + i, left + begin : left + end], own, ground, square[i, begin:end])
 
 
 @inlined
-def _scale(square: Any, low: Any, high: Any) -> bool:
+def _hide_row(names: Any, own: Any, ground: Any, line: Any) -> None:
+    for j in range(line.size):
+        line[j] = line[j] if (names[j] == own) | (names[j] == ground) else np.float32(np.nan)
+
+
+@inlined
+def _scale(pixels: Any, top: Any, left: Any, limits: Any, low: Any, high: Any, target: Any) -> bool:
     """Scale a square by its least and greatest finite value; say whether there is any contrast in it."""
-    box = square.shape[0]
+    box = target.shape[0]
     # Extremes by column first: elements of two rows are compared at once, those of one row could only be in turn.
-    least, most = np.full(box, np.inf, np.float32), np.full(box, -np.inf, np.float32)
+    least, most = np.full(box, limits[0]), np.full(box, limits[1])
     for i in range(box):
-        for j in range(box):
-            value = square[i, j]
-            finite = abs(value) < np.float32(np.inf)
-            least[j] = value if finite and value < least[j] else least[j]
-            most[j] = value if finite and value > most[j] else most[j]
+        _widen_extremes(pixels[top + i, left : left + box], least, most)
     darkest, brightest = np.float64(least.min()), np.float64(most.max())
     if not darkest < brightest:
         return False
     factor = (high - low) / (brightest - darkest)
     for i in range(box):
-        for j in range(box):
-            value = square[i, j]
-            scaled = np.float32(low + (np.float64(value) - darkest) * factor)
-            square[i, j] = scaled if abs(value) < np.float32(np.inf) else np.float32(low)
+        _scale_row(pixels[top + i, left : left + box], darkest, factor, low, target[i])
     return True
 
 
 @inlined
-def _resize(square: Any, places: Any, weights: Any, wide: Any, result: Any) -> None:
-    """Resize rows, then columns."""
-    taps, side = places.shape
-    for i in range(square.shape[0]):
-        source, target = square[i], wide[i]
-        for j in range(side):
-            target[j] = weights[0, j] * source[places[0, j]]
-        for tap in range(1, taps):
-            for j in range(side):
-                target[j] += weights[tap, j] * source[places[tap, j]]
-    for i in range(side):
-        target = result[i]
-        # Views of rows: the compiler sees that what is written is not what is read, and takes several at once.
-        source, weight = wide[places[0, i]], weights[0, i]
-        for j in range(side):
-            target[j] = weight * source[j]
-        for tap in range(1, taps):
-            source, weight = wide[places[tap, i]], weights[tap, i]
-            for j in range(side):
-                target[j] += weight * source[j]
+def _widen_extremes(line: Any, least: Any, most: Any) -> None:
+    for j in range(least.size):
+        value = line[j]
+        finite = value - value == np.float32(0)
+        least[j] = value if finite and value < least[j] else least[j]
+        most[j] = value if finite and value > most[j] else most[j]
+
+
+@inlined
+def _scale_row(line: Any, darkest: Any, factor: Any, low: Any, target: Any) -> None:
+    for j in range(target.size):
+        value = line[j]
+        scaled = np.float32(low + (np.float64(value) - darkest) * factor)
+        target[j] = scaled if value - value == np.float32(0) else np.float32(low)
+
+
+@inlined
+def _resize_rows(source: Any, first: Any, weights: Any, target: Any) -> None:
+    """Resize rows, four at a time: places and weights are read once for them."""
+    rows = source.shape[0]
+    for i in range(0, rows - 3, 4):
+        a, b, c, d = source[i], source[i + 1], source[i + 2], source[i + 3]
+        e, f, g, h = target[i], target[i + 1], target[i + 2], target[i + 3]
+        _set_pixels(a, b, c, d, first, weights[0], weights[1], e, f, g, h)
+    for i in range(rows // 4 * 4, rows):
+        _set_pixels_of_row(source[i], first, weights[0], weights[1], target[i])
+    if weights.shape[0] > 2:
+        _add_further_pixels(source, first, weights, target)
+
+
+@inlined
+def _add_further_pixels(source: Any, first: Any, weights: Any, target: Any) -> None:
+    for i in range(source.shape[0]):
+        for tap in range(2, weights.shape[0]):
+            _add_pixels(source[i, tap:], first, weights[tap], target[i])
+
+
+@inlined
+def _set_pixels(
+    a: Any, b: Any, c: Any, d: Any, first: Any, weight: Any, next_weight: Any, e: Any, f: Any, g: Any, h: Any
+) -> None:
+    for j in range(e.size):
+        one, u, v = first[j], weight[j], next_weight[j]
+        two = one + np.uint64(1)
+        e[j] = u * a[one] + v * a[two]
+        f[j] = u * b[one] + v * b[two]
+        g[j] = u * c[one] + v * c[two]
+        h[j] = u * d[one] + v * d[two]
+
+
+@inlined
+def _set_pixels_of_row(source: Any, first: Any, weight: Any, next_weight: Any, target: Any) -> None:
+    for j in range(target.size):
+        target[j] = weight[j] * source[first[j]] + next_weight[j] * source[first[j] + np.uint64(1)]
+
+
+@inlined
+def _add_pixels(source: Any, first: Any, weight: Any, target: Any) -> None:
+    for j in range(target.size):
+        target[j] += weight[j] * source[first[j]]
+
+
+@inlined
+def _resize_columns(source: Any, first: Any, weights: Any, target: Any) -> None:
+    for i in range(target.shape[0]):
+        _mix(source[first[i]], source[first[i] + 1], weights[0, i], weights[1, i], target[i])
+        for tap in range(2, weights.shape[0]):
+            _add_row(source[first[i] + tap], weights[tap, i], target[i])
+
+
+@inlined
+def _mix(one: Any, other: Any, weight: Any, next_weight: Any, target: Any) -> None:
+    for j in range(target.size):
+        target[j] = weight * one[j] + next_weight * other[j]
+
+
+@inlined
+def _add_row(source: Any, weight: Any, target: Any) -> None:
+    for j in range(target.size):
+        target[j] += weight * source[j]
