@@ -94,6 +94,20 @@ def test_many_controls_are_learnt_from_as_exactly_as_few() -> None:
         quick.regularised(1e-4)
 
 
+@pytest.mark.parametrize("regularization", [1e-1, 1e-3, 1e-6])
+def test_few_controls_by_the_definition(regularization: float) -> None:
+    """By X X^T or by singular values, as lambda allows: W is (X^T X / n + lambda)^-1/2."""
+    controls, others = make_controls(30, 50), make_controls(200, 50, seed=2)
+    sphering = Sphering.fit(controls, regularization=regularization)
+    assert sphering.vectors.shape == (50, 29)
+    np.testing.assert_allclose(sphering.vectors.T @ sphering.vectors, np.eye(29), atol=1e-8)
+    centred = (controls - controls.mean()).to_numpy()
+    values, vectors = np.linalg.eigh(centred.T @ centred / 30 + sphering.regularization * np.eye(50))
+    expected = (others - controls.mean()).to_numpy() @ (vectors / np.sqrt(values)) @ vectors.T
+    for rows in (slice(3), slice(200)):
+        np.testing.assert_allclose(sphering.apply(others[rows]), expected[rows], rtol=1e-5, atol=1e-5)
+
+
 def test_the_exponent_minus_one_is_an_option() -> None:
     controls = make_controls(60, 10)
     half, whole = (Sphering.fit(controls, exponent=exponent).matrix() for exponent in (-0.5, -1.0))

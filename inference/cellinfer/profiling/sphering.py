@@ -136,7 +136,7 @@ class Sphering:
         if not variance > 0:
             raise InputError("The controls are all the same: there is no variation to learn sphering from.")
         amount = regularization * variance if relative and not theirs else regularization
-        vectors, eigenvalues = _directions(centred, 0.0 if theirs else amount)
+        vectors, eigenvalues = _directions(centred, 0.0 if theirs else amount, whole=method.startswith("ZCA"))
         fitted = cls(tuple(names), mean, scale, vectors, eigenvalues, method, amount, exponent, len(values), convention)
         fitted._refuse_undetermined()
         return fitted
@@ -178,8 +178,9 @@ class Sphering:
         if self.method.endswith("-cor"):
             centred /= self.scale
         along, rest = self.factors()
-        if self.method.startswith("ZCA") and self.vectors.shape[1] == len(self.features):
-            return np.asarray(centred @ self.matrix())
+        size, rank = self.vectors.shape
+        if self.method.startswith("ZCA") and len(centred) * (2 * rank - size) >= size * rank * (rank < size):
+            return np.asarray(centred @ self.matrix())  # fewer multiplications than by directions
         projected = centred @ self.vectors
         if self.method.startswith("PCA"):
             projected *= along
@@ -359,15 +360,17 @@ def _refuse_flat(flat: npt.NDArray[np.bool_], names: Sequence[str]) -> None:
         )
 
 
-def _directions(centred: Array, regularization: float) -> tuple[Array, Array]:
+def _directions(centred: Array, regularization: float, *, whole: bool) -> tuple[Array, Array]:
     """Return the eigenvectors (features, rank) and eigenvalues of X^T X / n, largest first.
 
     They come from the singular values of X; those that rounding alone may make (as in `numpy.linalg.matrix_rank`) are
-    left out. With many more rows than columns X^T X is much faster, and loses nothing but digits that are far below the
-    regularisation. The largest entry of each vector is positive.
+    left out. The eigenvectors of X^T X, or with fewer rows than columns of X X^T, come much faster, and lose nothing
+    but digits that are far below the regularisation; `whole` says that all directions are put together again, as the
+    latter needs: single ones of small eigenvalues would lose more. The largest entry of each vector is positive.
     """
     count, size = centred.shape
-    if count >= 2 * size and (result := _of_gram(centred, regularization)):
+    by_products = _of_gram if count >= size else _of_small_gram if whole else None
+    if by_products and (result := by_products(centred, regularization)):
         vectors, eigenvalues = result
     else:
         if count > size:  # R of X = Q R has the same right singular vectors, and Q is not needed
@@ -387,6 +390,21 @@ def _of_gram(centred: Array, regularization: float) -> tuple[Array, Array] | Non
     if regularization < _GRAM * eigenvalues[0]:
         return None
     return np.ascontiguousarray(vectors[:, ::-1]), np.maximum(eigenvalues, 0.0)
+
+
+def _of_small_gram(centred: Array, regularization: float) -> tuple[Array, Array] | None:
+    """Return eigenvectors and eigenvalues of X^T X by X X^T, or None if that would cost digits that matter.
+
+    An eigenvector u of X X^T gives X^T u / sqrt(eigenvalue). Its relative error is rounding times the largest over its
+    own eigenvalue, and its weight in W no more than the latter over lambda.
+    """
+    squares, left = linalg.eigh(centred @ centred.T, overwrite_a=True, check_finite=False, driver="evd")
+    count, size = centred.shape
+    if regularization < _GRAM * squares[-1] / count:
+        return None
+    rank = int((squares > squares[-1] * size * np.finfo(np.float64).eps).sum())
+    squares, left = squares[::-1][:rank], left[:, ::-1][:, :rank]
+    return centred.T @ (left / np.sqrt(squares)), squares / count
 
 
 def _checked(found: dict[str, npt.NDArray[Any]]) -> dict[str, Any]:
