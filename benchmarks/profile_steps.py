@@ -143,7 +143,7 @@ def main() -> None:
                     "cellinfer, pycytominer's convention": lambda samples=samples: our_sphering(
                         normalised, samples, convention="pycytominer"
                     ),
-                    "cellinfer, lambda 0.01": lambda samples=samples: our_sphering(normalised, samples),
+                    "cellinfer, lambda 0.1": lambda samples=samples: our_sphering(normalised, samples),
                     "pycytominer": lambda samples=samples: their_sphering(normalised, samples),
                 },
                 difference,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -364,6 +365,23 @@ def test_one_field_of_a_well_does_not_fail_it() -> None:
     assert "1 of 4 fields fail (site 1," in found["A01"][1]
     assert found["A02"][0] == "fail"
     assert "3 of 4 fields fail (site 1, 2, 3," in found["A02"][1]
+
+
+def test_a_focus_that_only_the_reporter_shows_may_be_its_treatment() -> None:
+    tables = made_up(24, columns=6)
+    for channel in ("GFP", "ER"):
+        for measure in ("ImageQuality_PowerLogLogSlope", "Intensity_Background", "Intensity_MaxIntensity"):
+            tables.fields[f"Image_{measure}_{channel}"] = tables.fields[f"Image_{measure}_DNA"].to_numpy()
+    slope = "Image_ImageQuality_PowerLogLogSlope_{}".format
+    tables.fields.loc[0, slope("GFP")] = -3.0
+    tables.fields.loc[1, slope("DNA")] = -3.0
+    tables.fields.loc[2, [slope("GFP"), slope("ER")]] = -3.0
+    known = replace(tables, runs=({"nuclei": "DNA"},))
+    found = flagged(judge_quality(known))
+    assert found["A01"][0] == "warn"
+    assert "out of focus, or what it shows has moved" in found["A01"][1]
+    assert found["A02"][0] == found["A03"][0] == "fail"
+    assert flagged(judge_quality(tables))["A02"][0] == "warn"  # nobody says which channel shows nuclei
 
 
 def test_a_trend_to_the_edge_is_told_and_flags_no_well() -> None:

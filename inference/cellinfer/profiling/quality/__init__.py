@@ -213,6 +213,8 @@ def judge_quality(
     wells, more = _with_distances(wells, tables)
     judged_fields, field_limits = _compare(fields, wells, "field", deviations)
     judged_wells, well_limits = _compare(wells, wells, "well", deviations)
+    for judged in (judged_fields, judged_wells):
+        _doubt_single_channels(judged, channels, _nuclear(tables))
     for place, found in _of_images(fields).items():
         judged_fields[place] = _without_repeats(found + judged_fields[place])
     _weigh_wells(judged_wells, wells)
@@ -286,12 +288,16 @@ def _with_debris(wells: pd.DataFrame, fields: pd.DataFrame, tables: QualityTable
     nuclei = tables.nuclei.merge(wells[[*WELL_KEY, GROUP, ROLE]], on=WELL_KEY, how="inner")
     controls = nuclei[ROLE] == NEGATIVE
     reference = controls | ~controls.groupby(nuclei[GROUP]).transform("any")
-    nuclear = next((run.get("nuclei") for run in tables.runs if run.get("nuclei")), None)
-    odd = count_debris(nuclei, reference, nuclear)
+    odd = count_debris(nuclei, reference, _nuclear(tables))
     return tuple(  # type: ignore[return-value]
         table.merge(debris_shares(nuclei, odd, keys), on=keys, how="left") if set(keys) <= set(nuclei) else table
         for table, keys in ((wells, WELL_KEY), (fields, FIELD_KEY))
     )
+
+
+def _nuclear(tables: QualityTables) -> str | None:
+    """Return the channel in which nuclei were looked for; None if no run says so."""
+    return next((run.get("nuclei") for run in tables.runs if run.get("nuclei")), None)
 
 
 def _with_distances(wells: pd.DataFrame, tables: QualityTables) -> tuple[pd.DataFrame, list[str]]:
@@ -335,6 +341,19 @@ def _compare(
             findings[index] += judged.findings(float(value))
         limits += judged.compared()
     return findings, limits
+
+
+def _doubt_single_channels(findings: _Findings, channels: Sequence[str], nuclear: str | None) -> None:
+    """Only warn of a focus that is out in few channels, none of them nuclear: a treatment may have moved the stain."""
+    for index, found in findings.items():
+        blurred = [finding for finding in found if finding.measure.startswith("Focus_")]
+        if f"Focus_{nuclear}" in (finding.measure for finding in blurred) or 2 * len(blurred) > len(channels):
+            continue
+        doubted = {
+            id(finding): finding._replace(severity=_WARN, text=f"{finding.text}, or what it shows has moved")
+            for finding in blurred
+        }
+        findings[index] = [doubted.get(id(finding), finding) for finding in found]
 
 
 class _Judgement(NamedTuple):
