@@ -5,14 +5,18 @@ from __future__ import annotations
 import datetime
 import errno
 import json
+import math
 import os
 import secrets
 import shutil
 import socket
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from cellinfer.errors import OutputError
 from cellinfer.storage import AnyPath, RemotePath, read, upload, uploading, write
@@ -115,6 +119,19 @@ def _free(path: Path) -> str:
 def plain_text(text: str) -> str:
     """Return text that no spreadsheet takes for a formula: such text gets an apostrophe in front."""
     return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r")) else text
+
+
+def json_ready(value: Any) -> Any:
+    """Make JSON of it: NumPy numbers become Python's, paths text, figures that are not finite None."""
+    if isinstance(value, Mapping):
+        return {key: json_ready(each) for key, each in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [json_ready(each) for each in value]
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, os.PathLike):
+        return str(value)
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _sync_folder(folder: Path) -> None:

@@ -36,7 +36,7 @@ from cellinfer.assays.platemap import (
     read_platemap,
 )
 from cellinfer.errors import InputError
-from cellinfer.files import durable, plain_text
+from cellinfer.files import durable, json_ready, plain_text
 from cellinfer.readouts import is_biology, is_readout
 
 Array = npt.NDArray[np.float64]
@@ -84,7 +84,7 @@ class AssayResult:
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything but the wells as plain data for JSON; figures that are not finite become None."""
-        data: dict[str, Any] = _plain(
+        data: dict[str, Any] = json_ready(
             {
                 "verdict": self.verdict,
                 "headline": self.headline,
@@ -484,14 +484,3 @@ def _write_tables(result: AssayResult, folder: Path) -> tuple[Path, ...]:
         with durable(written[-1]) as partial:
             result.by_plate.assign(plate=result.by_plate[GROUP].map(plain_text)).to_csv(partial, index=False)
     return tuple(written)
-
-
-def _plain(value: Any) -> Any:
-    """Make JSON of it: NumPy numbers become Python's, figures that are not finite None."""
-    if isinstance(value, dict):
-        return {key: _plain(each) for key, each in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(each) for each in value]
-    if isinstance(value, np.generic):
-        value = value.item()
-    return None if isinstance(value, float) and not math.isfinite(value) else value

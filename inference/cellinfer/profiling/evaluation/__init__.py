@@ -8,7 +8,6 @@ before and after a correction, can be put side by side.
 from __future__ import annotations
 
 import json
-import math
 import os
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
@@ -16,12 +15,11 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from cellinfer._version import __version__
 from cellinfer.errors import InputError
-from cellinfer.files import durable, output_errors, plain_text
+from cellinfer.files import durable, json_ready, output_errors, plain_text
 from cellinfer.profiling.columns import PLATE, SITE, WELL, feature_columns, metadata_columns
 from cellinfer.profiling.evaluation._input import (
     EvaluationOptions,
@@ -82,7 +80,7 @@ class ProfileEvaluation:
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything but the large tables as plain data for JSON; what is not finite becomes None."""
-        data: dict[str, Any] = _plain(
+        data: dict[str, Any] = json_ready(
             {
                 "metrics": self.metrics.to_dict("records"),
                 "definitions": self.definitions,
@@ -328,14 +326,3 @@ def _guarded(table: pd.DataFrame) -> pd.DataFrame:
     return table.assign(
         **{name: table[name].map(lambda cell: plain_text(cell) if isinstance(cell, str) else cell) for name in texts}
     )
-
-
-def _plain(value: Any) -> Any:
-    """Make JSON of it: NumPy numbers become Python's, figures that are not finite None."""
-    if isinstance(value, dict):
-        return {key: _plain(each) for key, each in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(each) for each in value]
-    if isinstance(value, np.generic):
-        value = value.item()
-    return None if isinstance(value, float) and not math.isfinite(value) else value

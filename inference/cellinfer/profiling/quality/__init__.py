@@ -23,7 +23,7 @@ import pandas as pd
 
 from cellinfer._version import __version__
 from cellinfer.errors import InputError
-from cellinfer.files import durable, plain_text
+from cellinfer.files import durable, json_ready, plain_text
 from cellinfer.outputs.runinfo import package_versions
 from cellinfer.profiling.columns import PLATE, SITE, WELL
 from cellinfer.profiling.quality._limits import Limit, limit, wider
@@ -103,7 +103,7 @@ class QualityControl:
     def to_dict(self) -> dict[str, Any]:
         """Return everything but the tables of measures as plain values for JSON; what is not finite becomes None."""
         flagged = self.wells[self.wells[SEVERITY] != _OK]
-        data: dict[str, Any] = _plain(
+        data: dict[str, Any] = json_ready(
             {
                 "summary": list(self.summary),
                 "notes": list(self.notes),
@@ -606,16 +606,3 @@ def _written(result: QualityControl, tables: QualityTables, folder: Path) -> Qua
     with durable(files[-2]) as partial:
         partial.write_text(json.dumps(result.to_dict(), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     return result
-
-
-def _plain(value: Any) -> Any:
-    """Make JSON of it: NumPy numbers become Python's, figures that are not finite None."""
-    if isinstance(value, dict):
-        return {key: _plain(each) for key, each in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(each) for each in value]
-    if isinstance(value, np.generic):
-        value = value.item()
-    if isinstance(value, Path):
-        return str(value)
-    return None if isinstance(value, float) and not np.isfinite(value) else value
