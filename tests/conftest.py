@@ -41,7 +41,7 @@ def dask_cluster(workers: int, threads: int = 1) -> Iterator[Any]:
     """Start dask workers, each a process; the test is skipped where dask is not installed."""
     distributed = pytest.importorskip("distributed")
     before = set(psutil.Process().children(recursive=True))
-    cluster = distributed.LocalCluster(n_workers=workers, threads_per_worker=threads, dashboard_address=None)
+    cluster = distributed.LocalCluster(n_workers=workers, threads_per_worker=threads, dashboard_address=":0")
     try:
         yield cluster
     finally:
