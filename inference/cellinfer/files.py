@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import errno
+import hashlib
 import json
 import math
 import os
@@ -132,6 +133,12 @@ def json_ready(value: Any) -> Any:
     if isinstance(value, os.PathLike):
         return str(value)
     return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def sha256_of(path: Path) -> str:
+    """Return the SHA-256 of a file, hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _sync_folder(folder: Path) -> None:

@@ -203,7 +203,7 @@ def simulate_field(
     scene = _draw(rng, size, cells, np.clip(effect + rng.normal(0, 0.015), 0, 1))
     dna = _photograph(rng, scene.dna + _debris(rng, size), photons=900.0, background=25.0, centre=(0.45, 0.55))
     reporter = _photograph(rng, scene.reporter, photons=700.0, background=40.0, centre=(0.55, 0.5))
-    nuclei, body = _number(scene.nuclei, scene.cells)
+    nuclei, body = number_nuclei(scene.nuclei, scene.cells)
     return SimulatedField(dna, reporter, nuclei, body)
 
 
@@ -362,7 +362,7 @@ def _photograph(
     return grey
 
 
-def _number(nuclei: Labels, cells: Labels) -> tuple[Labels, Labels]:
+def number_nuclei(nuclei: Labels, cells: Labels) -> tuple[Labels, Labels]:
     """Count nuclei from 1 without gaps; slivers at the border, and bodies without a nucleus, are left out."""
     areas = np.bincount(nuclei.ravel(), minlength=int(cells.max()) + 1)
     keep = areas >= _SLIVER

@@ -24,6 +24,7 @@ import cv2
 import numpy as np
 import tifffile
 from cellinfer.errors import InputError, OutputError
+from cellinfer.simulate import number_nuclei
 from cellinfer.wells import well_name
 from numpy.typing import NDArray
 
@@ -68,8 +69,6 @@ MECHANISMS: dict[str, dict[str, float]] = {
 _RADIUS = 9.5
 """Mean radius of a nucleus, pixels."""
 _CELLS_PER_PIXEL = 24 / 256**2
-_SLIVER = 15
-"""Nuclei with fewer pixels inside the field are no part of the truth."""
 _OFFSET, _READ_NOISE = 100.0, 3.0
 _PHOTONS = (500.0, 320.0, 320.0, 380.0, 360.0)
 _BACKGROUND = (25.0, 45.0, 40.0, 40.0, 35.0)
@@ -244,7 +243,7 @@ def paint_field(experiment: Experiment, plate: int, well: int, site: int) -> Pai
             for c, specimen in enumerate(scene.paint())
         ]
     )
-    return PaintedField(images, *_number(scene.nuclei, scene.bodies))
+    return PaintedField(images, *number_nuclei(scene.nuclei, scene.bodies))
 
 
 def paint(experiment: Experiment) -> Iterator[tuple[str, WellContent, int, PaintedField]]:
@@ -481,15 +480,6 @@ def _photograph(
     noise = np.sqrt(expected + _READ_NOISE**2) * rng.standard_normal(specimen.shape, dtype=np.float32)
     grey: NDArray[np.uint16] = np.clip(np.rint(expected + noise + _OFFSET), 0, 65535).astype(np.uint16)
     return grey
-
-
-def _number(nuclei: Labels, cells: Labels) -> tuple[Labels, Labels]:
-    """Count nuclei from 1 without gaps; slivers at the border, and bodies without a nucleus, are left out."""
-    areas = np.bincount(nuclei.ravel(), minlength=int(cells.max()) + 1)
-    keep = areas >= _SLIVER
-    keep[0] = False
-    new = np.where(keep, np.cumsum(keep), 0).astype(np.int32)
-    return new[nuclei], new[cells]
 
 
 def _write(path: Path, image: NDArray[np.uint16] | Labels) -> None:

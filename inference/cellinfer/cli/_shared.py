@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Annotated
 
 import typer
@@ -68,3 +70,39 @@ def announce_compilation() -> None:
         said.append(kernel)
 
     on_compile(say)
+
+
+@contextmanager
+def progress_by_name(stopped: str, *, stays: bool = False) -> Iterator[Callable[[str, int, int], None]]:
+    """Show a bar for each thing that is reported by name, done and total; answer Ctrl-C with one line.
+
+    There is no bar before there is something to report: errors come without one.
+
+    Parameters
+    ----------
+    stopped
+        That line.
+    stays
+        Whether bars are still to be seen at the end.
+    """
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    bar = Progress(*columns, console=Console(stderr=True), transient=not stays)
+    tasks: dict[str, TaskID] = {}
+    try:
+
+        def report(name: str, done: int, total: int) -> None:
+            bar.start()
+            if name not in tasks:
+                tasks[name] = bar.add_task(name, total=total)
+            bar.update(tasks[name], total=total, completed=done)
+
+        yield report
+    except KeyboardInterrupt:
+        typer.echo(stopped, err=True)
+        raise typer.Exit(130) from None
+    finally:
+        if bar.live.is_started:
+            bar.stop()

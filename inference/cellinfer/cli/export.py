@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,8 +10,6 @@ import typer
 from cellinfer.cli._shared import LayoutOption, PatternOption
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from cellinfer.plate import Plate
 
 
@@ -46,7 +42,7 @@ def export(
     layout: LayoutOption = "auto",
 ) -> None:
     """Write the results of a run for other programs."""
-    from cellinfer.cli._shared import announce_compilation, parse_channels
+    from cellinfer.cli._shared import announce_compilation, parse_channels, progress_by_name
     from cellinfer.exporting import export as write
 
     announce_compilation()
@@ -57,7 +53,7 @@ def export(
 
         folder = plate or Results(Path(results)).info["input"]["folder"]
         images = read_plate(folder, pattern=pattern, layout=layout, channels=parse_channels(channel))
-    with _progress() as report:
+    with progress_by_name("stopped; run the same command again", stays=True) as report:
         result = write(
             results,
             to,
@@ -65,34 +61,10 @@ def export(
             plate=images,
             ngff=ngff,  # type: ignore[arg-type]
             measurements=measurements,  # type: ignore[arg-type]
-            progress=report,
+            progress=lambda done, total: report("fields", done, total),
         )
     left_out = f"; {result.left_out} that failed left out" if result.left_out else ""
     typer.echo(f"{result.cells:,} cells in {result.fields} field{'s' * (result.fields != 1)}{left_out}")
     for name, files in result.files.items():
         shown = files[0] if len(files) == 1 else f"{len(files)} files in {result.folder / name}"
         typer.echo(f"{name:<10}{shown}")
-
-
-@contextlib.contextmanager
-def _progress() -> Iterator[Callable[[int, int], None]]:
-    """Show a bar; answer Ctrl-C with one line."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    bar = Progress(*columns, console=Console(stderr=True))
-    task = bar.add_task("fields", total=None)
-    try:
-
-        def report(done: int, total: int) -> None:
-            bar.start()  # not before there is something to report: errors come without a bar
-            bar.update(task, total=total, completed=done)
-
-        yield report
-    except KeyboardInterrupt:
-        typer.echo("stopped; run the same command again", err=True)
-        raise typer.Exit(130) from None
-    finally:
-        if bar.live.is_started:
-            bar.stop()

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from cellinfer.profiling.workflow import ProfileResult
 
 _ALIKE = {"standardize": "standardise", "robustize": "robustise", "mad_robustize": "robust-mad"}
@@ -107,6 +103,7 @@ def profile(
     """Make profiles of wells and treatments: aggregate, annotate, normalise, select features, sphere, summarise."""
     import json
 
+    from cellinfer.cli._shared import progress_by_name
     from cellinfer.errors import InputError
     from cellinfer.profiling.workflow import profile as compute
 
@@ -117,7 +114,7 @@ def profile(
         except ValueError:
             raise InputError(f"--regularization is a number or nested, not {regularization!r}.") from None
     operations = [one.strip() for one in select.split(",") if one.strip()]
-    with _progress() as report:
+    with progress_by_name("stopped; nothing that is half was written") as report:
         result = compute(
             list(run),
             out,
@@ -209,29 +206,3 @@ def _title(name: str, parameters: dict[str, object]) -> str:
         ", ".join(map(str, value)) if isinstance(value, list) else str(value) for value in values if value is not None
     ]
     return f"{name}: {', '.join(texts)}" if texts else name
-
-
-@contextlib.contextmanager
-def _progress() -> Iterator[Callable[[str, int, int], None]]:
-    """Show a bar for what takes long; answer Ctrl-C with one line."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    bar = Progress(*columns, console=Console(stderr=True), transient=True)
-    tasks: dict[str, object] = {}
-    try:
-
-        def report(name: str, done: int, total: int) -> None:
-            bar.start()  # not before there is something to report: errors come without a bar
-            if name not in tasks:
-                tasks[name] = bar.add_task(name, total=total)
-            bar.update(tasks[name], total=total, completed=done)  # type: ignore[arg-type]
-
-        yield report
-    except KeyboardInterrupt:
-        typer.echo("stopped; nothing that is half was written", err=True)
-        raise typer.Exit(130) from None
-    finally:
-        if bar.live.is_started:
-            bar.stop()

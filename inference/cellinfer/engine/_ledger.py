@@ -16,10 +16,10 @@ import cellinfer_models
 
 from cellinfer import embedding
 from cellinfer._version import __version__
-from cellinfer.engine._job import LABELS, Embedding, Job, Outcome, digest, peak_bytes
+from cellinfer.engine._job import LABELS, Embedding, Job, Outcome, peak_bytes
 from cellinfer.engine._patience import within
 from cellinfer.errors import OutputError
-from cellinfer.files import PARTIAL, output_errors
+from cellinfer.files import PARTIAL, output_errors, sha256_of
 from cellinfer.journal import Entry, Journal, field_name, fingerprint
 from cellinfer.outputs.shards import Shard, read_shard, shard_of
 from cellinfer.pipeline import KEY_COLUMNS, Pipeline, empty_result, plate_diameter
@@ -297,7 +297,7 @@ class Ledger:
         labels = self.job.labels(name).values()
         if not isinstance(shard, Path):  # its content is checked when it is read for the tables
             return {str(path) for path in (shard, *labels)} <= self._written
-        return shard.is_file() and digest(shard) == entry.digest and all(path.is_file() for path in labels)
+        return shard.is_file() and sha256_of(shard) == entry.digest and all(path.is_file() for path in labels)
 
 
 def _absolute(folder: AnyPath) -> AnyPath:

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from cellinfer.errors import InputError
 from cellinfer.profiling.columns import PLATE, feature_columns
+from cellinfer.profiling.rows import group_rows
 
 Array = NDArray[np.float64]
 _ROUNDS_OF_CLUSTERING = 20
@@ -129,9 +130,7 @@ def harmonise(
     names = feature_columns(profiles, features)
     values = profiles[names].to_numpy(np.float64)
     _refuse_holes(values, names)
-    if missing := [column for column in by if column not in profiles.columns]:
-        raise InputError(f"The profiles have no column {missing[0]!r} that tells batches apart.")
-    codes = profiles.groupby(list(by), sort=True, dropna=False).ngroup().to_numpy()
+    codes = group_rows(profiles, by).codes
     if profiles[list(by)].isna().to_numpy().any():
         raise InputError(f"Some rows have no value in {', '.join(by)}: give every row its batch, or leave them out.")
     found = harmonise_values(values, codes, options)

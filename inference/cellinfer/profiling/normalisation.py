@@ -119,7 +119,7 @@ def normalise(
     values = numbers(profiles, names)
     infinite = int(np.isinf(profiles[names].to_numpy(dtype=np.float64, na_value=np.nan)).sum())
     gone = np.zeros((len(groups.keys), len(names)), dtype=bool)
-    rows_of = _rows_of(groups)
+    rows_of = groups.rows
     scales = [_SCALES[method](values[rows[chosen[rows]]], constant, epsilon) for rows in rows_of]
     if spread == "pooled":
         shared = _pooled(values, rows_of, chosen, scales, method, constant, epsilon)
@@ -151,12 +151,6 @@ def _refuse_few(groups: Groups, chosen: npt.NDArray[np.bool_], *, all_rows: bool
         f"Normalising takes two or more reference rows in each group; too few are in {listed}. Check the query, "
         "choose a larger scope, or take all rows as reference."
     )
-
-
-def _rows_of(groups: Groups) -> list[npt.NDArray[np.intp]]:
-    order = np.argsort(groups.codes, kind="stable")
-    ends = np.cumsum(np.bincount(groups.codes, minlength=len(groups.keys)))
-    return np.split(order, ends[:-1])
 
 
 def _pooled(

@@ -93,9 +93,8 @@ def consensus(
     if controls is not None:
         everywhere[groups.codes[choose_rows(profiles, controls, what="controls")[known]]] = True
     values = numbers(rows, names)
-    order = np.argsort(groups.codes, kind="stable")
+    blocks = groups.rows
     counts = np.bincount(groups.codes)
-    blocks = np.split(order, np.cumsum(counts)[:-1])
     if operation == "modz":
         summarised = np.stack([modz(values[block], min_weight=min_weight, precision=precision) for block in blocks])
         if (counts == 1).any():

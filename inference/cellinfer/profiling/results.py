@@ -16,11 +16,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from cellinfer._version import __version__
-from cellinfer.files import durable, output_errors, plain_text
+from cellinfer.files import durable, output_errors, sha256_of
+from cellinfer.outputs.frames import write_csv, write_parquet
 from cellinfer.outputs.runinfo import package_versions
 from cellinfer.profiling.columns import PLATE, feature_columns
 from cellinfer.profiling.rows import group_rows, numbers, scaled
@@ -44,15 +43,13 @@ def write_profiles(work: Work, folder: Path) -> tuple[tuple[Path, ...], dict[str
     wanted = {f"{name}{ending}" for name in work.tables for ending in endings} | set(spherings) | {"features.csv"}
     _begin(folder, wanted)
     for name, table in work.tables.items():
-        files += _write_table(table, folder / name, csv=work.settings.csv)
+        for ending in endings:
+            (write_parquet if ending == ".parquet" else write_csv)(table, folder / f"{name}{ending}")
+            files.append(folder / f"{name}{ending}")
     for name, one in spherings.items():
         one.save(folder / name)
         files.append(folder / name)
-    with durable(folder / "features.csv") as partial:
-        safe = work.features.assign(
-            feature=work.features["feature"].map(plain_text), reason=work.features["reason"].map(plain_text)
-        )
-        safe.to_csv(partial, index=False)
+    write_csv(work.features, folder / "features.csv")
     files.append(folder / "features.csv")
     neighbours = _neighbours_of_plates(work)
     info = _info(work, neighbours, [path.name for path in files])
@@ -84,21 +81,6 @@ def _begin(folder: Path, wanted: set[str]) -> None:
         for name in named - wanted:
             if name in ours or re.fullmatch(r"sphering(_\d+)?\.npz", name):
                 (folder / name).unlink(missing_ok=True)
-
-
-def _write_table(table: pd.DataFrame, path: Path, *, csv: bool) -> list[Path]:
-    written = [path.with_suffix(".parquet")]
-    with durable(written[0]) as partial:
-        pq.write_table(pa.Table.from_pandas(table, preserve_index=False), partial)
-    if csv:
-        written.append(path.with_suffix(".csv"))
-        safe = table.copy(deep=False)
-        for name in table.columns:
-            if not pd.api.types.is_numeric_dtype(table[name].dtype):
-                safe[name] = table[name].map(lambda cell: plain_text(cell) if isinstance(cell, str) else cell)
-        with durable(written[1]) as partial:
-            safe.to_csv(partial, index=False)
-    return written
 
 
 def _neighbours_of_plates(work: Work) -> dict[str, float] | None:
@@ -147,11 +129,7 @@ def _same_plate(
 
 
 def _info(work: Work, neighbours: dict[str, float] | None, files: list[str]) -> dict[str, Any]:
-    settings = (
-        {name: _plain(value) for name, value in asdict(work.settings).items()}
-        if not isinstance(work.settings.layout, (pd.DataFrame, Mapping))
-        else {one.name: _plain(getattr(work.settings, one.name)) for one in fields(work.settings)}
-    )
+    settings = {one.name: _plain(getattr(work.settings, one.name)) for one in fields(work.settings)}
     choice = work.choice
     return {
         "cellinfer": __version__,
@@ -195,8 +173,7 @@ def _plain(value: Any) -> Any:
 def origin(path: Path) -> dict[str, Any]:
     """Say what was read: the hash of a file, the digest and model of a run, the listing of another folder."""
     if path.is_file():
-        with path.open("rb") as handle:
-            return {"path": str(path), "sha256": hashlib.file_digest(handle, "sha256").hexdigest()}
+        return {"path": str(path), "sha256": sha256_of(path)}
     try:
         run = json.loads((path / "run.json").read_text(encoding="utf-8"))
         return {

@@ -10,6 +10,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from cellinfer.errors import InputError
+from cellinfer.profiling.groups import codes_of
 
 Mask = npt.NDArray[np.bool_]
 Rows = str | pd.Series | Sequence[bool] | npt.NDArray[np.bool_] | None
@@ -25,6 +26,12 @@ class Groups(NamedTuple):
     """Number of each row's group, from 0."""
     keys: pd.DataFrame
     """One row per group, in sorted order, with the columns that tell them apart."""
+
+    @property
+    def rows(self) -> list[npt.NDArray[np.intp]]:
+        """Places of each group's rows, in their order."""
+        ends = np.cumsum(np.bincount(self.codes, minlength=len(self.keys)))
+        return np.split(np.argsort(self.codes, kind="stable"), ends[:-1])
 
     def name(self, code: int) -> str:
         """Say which group it is, such as `Metadata_Plate P1`."""
@@ -98,8 +105,7 @@ def group_rows(table: pd.DataFrame, by: Sequence[str] | str) -> Groups:
         raise InputError("The table has no rows.")
     if not columns:
         return Groups(np.zeros(len(table), dtype=np.intp), pd.DataFrame(index=range(1)))
-    grouped = table.groupby(columns, dropna=False, sort=True, observed=True)
-    codes = np.asarray(grouped.ngroup(), dtype=np.intp)
+    codes = codes_of(table, columns)[0]
     firsts = np.unique(codes, return_index=True)[1]
     return Groups(codes, table[columns].iloc[firsts].reset_index(drop=True))
 

@@ -19,7 +19,8 @@ import pandas as pd
 
 from cellinfer._version import __version__
 from cellinfer.errors import InputError
-from cellinfer.files import durable, json_ready, output_errors, plain_text
+from cellinfer.files import durable, json_ready, output_errors
+from cellinfer.outputs.frames import write_csv, write_parquet
 from cellinfer.profiling.columns import PLATE, SITE, WELL, feature_columns, metadata_columns
 from cellinfer.profiling.evaluation._input import (
     EvaluationOptions,
@@ -306,10 +307,8 @@ def _write(result: ProfileEvaluation, folder: Path, projection: str) -> ProfileE
                     for ending in (".parquet", ".csv"):
                         (folder / f"{name}{ending}").unlink(missing_ok=True)
             continue
-        with durable(folder / f"{name}.parquet") as partial:
-            table.to_parquet(partial, index=False)
-        with durable(folder / f"{name}.csv") as partial:
-            _guarded(table).to_csv(partial, index=False)
+        write_parquet(table, folder / f"{name}.parquet")
+        write_csv(table, folder / f"{name}.csv")
         written += [folder / f"{name}.csv", folder / f"{name}.parquet"]
     with durable(folder / "evaluation.png") as partial:
         said = draw_evaluation(result, partial, projection)
@@ -318,11 +317,3 @@ def _write(result: ProfileEvaluation, folder: Path, projection: str) -> ProfileE
     with durable(folder / "evaluation.json") as partial:
         partial.write_text(json.dumps(result.to_dict(), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     return result
-
-
-def _guarded(table: pd.DataFrame) -> pd.DataFrame:
-    """Guard texts against spreadsheets that take them for formulas."""
-    texts = [name for name in map(str, table) if not pd.api.types.is_numeric_dtype(table[name])]
-    return table.assign(
-        **{name: table[name].map(lambda cell: plain_text(cell) if isinstance(cell, str) else cell) for name in texts}
-    )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -15,6 +14,7 @@ from cellinfer_kernels import grouped
 from numpy.typing import NDArray
 
 from cellinfer.errors import InputError
+from cellinfer.files import sha256_of
 from cellinfer.profiling.columns import PLATE, SITE, WELL, feature_columns, is_metadata, metadata_columns
 from cellinfer.profiling.rows import choose_rows
 from cellinfer.profiling.similarity import Metric, Precision
@@ -122,9 +122,7 @@ def read_profiles(source: pd.DataFrame | str | os.PathLike[str]) -> tuple[pd.Dat
             )
     except (OSError, ValueError, EOFError) as error:  # those of pyarrow and pandas are ValueErrors
         raise InputError(f"{path} cannot be read: {error}") from error
-    with path.open("rb") as handle:
-        digest = hashlib.file_digest(handle, "sha256").hexdigest()
-    return table, {"path": str(path), "sha256": digest, "rows": len(table)}
+    return table, {"path": str(path), "sha256": sha256_of(path), "rows": len(table)}
 
 
 def prepare(table: pd.DataFrame, options: EvaluationOptions, features: Iterable[str] | None = None) -> Prepared:

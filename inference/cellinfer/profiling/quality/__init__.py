@@ -23,7 +23,8 @@ import pandas as pd
 
 from cellinfer._version import __version__
 from cellinfer.errors import InputError
-from cellinfer.files import durable, json_ready, plain_text
+from cellinfer.files import durable, json_ready
+from cellinfer.outputs.frames import write_csv, write_parquet
 from cellinfer.outputs.runinfo import package_versions
 from cellinfer.profiling.columns import PLATE, SITE, WELL
 from cellinfer.profiling.quality._limits import Limit, limit, wider
@@ -595,11 +596,8 @@ def _written(result: QualityControl, tables: QualityTables, folder: Path) -> Qua
         folder / name for name in ("Well.parquet", "Well.csv", "Field.parquet", "Field.csv", "qc.json", "qc.png")
     )
     for table, parquet, csv in ((result.wells, files[0], files[1]), (result.fields, files[2], files[3])):
-        with durable(parquet) as partial:
-            table.to_parquet(partial, index=False)
-        texts = [name for name in map(str, table) if pd.api.types.is_string_dtype(table[name])]
-        with durable(csv) as partial:
-            table.assign(**{name: table[name].map(plain_text) for name in texts}).to_csv(partial, index=False)
+        write_parquet(table, parquet)
+        write_csv(table, csv)
     with durable(files[-1]) as partial:
         more = draw_quality(result, tables, partial)
     result = replace(result, files=files, notes=(*result.notes, *more))

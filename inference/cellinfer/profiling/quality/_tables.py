@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from collections.abc import Sequence
@@ -15,6 +14,7 @@ import pandas as pd
 import pyarrow.parquet as pq
 
 from cellinfer.errors import InputError
+from cellinfer.files import sha256_of
 from cellinfer.profiling.columns import PLATE, SITE, WELL
 from cellinfer.wells import normalise_well
 
@@ -110,7 +110,7 @@ def _read_run(path: Path) -> QualityTables:
     info = {
         "run": str(path),
         "folder": str(folder),
-        "sha256": {p.name: _digest(p) for p in (images, *([wells] if found and wells.is_file() else []))},
+        "sha256": {p.name: sha256_of(p) for p in (images, *([wells] if found and wells.is_file() else []))},
         **_from_run_info(folder),
     }
     return QualityTables(
@@ -204,11 +204,6 @@ def _mean_embeddings(path: Path) -> pd.DataFrame | None:
     table = pd.DataFrame(np.reshape(means, (-1, len(names))), columns=names)
     table[keys] = pd.DataFrame(list(totals), columns=keys)
     return _with_keys(table, path) if len(table) else None
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _from_run_info(folder: Path) -> dict[str, Any]:
