@@ -157,3 +157,11 @@ def test_the_real_plate(data_folder):
 def test_pixel_size_from_real_instrument_metadata(data_folder):
     found = inspect(data_folder / "vendor_layouts" / "ImageXpress" / "SingleChannel")
     assert found.plate.pixel_size == pytest.approx(1.3668)
+
+
+def test_label_images_are_told(tmp_path):
+    save(tmp_path, "A01_s1_w1.tif")
+    assert "label images" not in run(tmp_path).output
+    save(tmp_path, "A01_s1_w2.tif", dtype=np.int32)
+    answer = run(tmp_path)
+    assert "Channel 2 holds whole numbers of 32 bits" in answer.output and ".cellinferignore" in answer.output

@@ -406,12 +406,14 @@ def test_what_is_no_image_of_the_plate_is_ignored_and_listed(tmp_path):
     touch(tmp_path, "A01_s1_w1.tif", f"A01_s1_w1_thumb{GUID}.tif", "plate.HTD", "._A01_s1_w1.tif", ".DS_Store")
     touch(tmp_path, "Thumbs.db", ".cache/A01_s1_w2.tif", "x.zarr/A01_s1_w2.tif")
     touch(tmp_path, "results/journal.jsonl", "results/labels/A01_s1_w2.tif")
+    touch(tmp_path, "mine/.cellinferignore", "mine/A01_s1_w2.tif", "mine/below/A02_s1_w2.tif")
     plate = read_plate(tmp_path)
     assert plate.channels == ("1",)
     assert set(plate.ignored) == {
         f"A01_s1_w1_thumb{GUID}.tif", "plate.HTD", "._A01_s1_w1.tif", ".DS_Store", "Thumbs.db", ".cache/", "x.zarr/",
-        "results/",
+        "results/", "mine/",
     }  # fmt: skip
+    assert len(read_plate(tmp_path / "mine").fields) == 2  # who names the folder itself means it
 
 
 def test_unicode_and_spaces_in_paths(tmp_path):

@@ -49,6 +49,12 @@ def test_the_reader_understands_it(simulated):
     assert image.min() > 50 and image.max() < 65535  # an offset, and nothing saturated
 
 
+def test_the_truth_is_no_part_of_the_plate_above(simulated):
+    plate = read_plate(simulated.folder)
+    assert plate.channels == ("DNA", "GFP") and len(plate.fields) == 24
+    assert set(plate.ignored) == {"layout.csv", "truth/"}
+
+
 def test_the_layout_names_every_well(simulated):
     with simulated.layout.open(newline="") as file:
         rows = list(csv.DictReader(file))
@@ -132,7 +138,7 @@ def test_the_same_seed_gives_the_same_files(tmp_path):
     seeds = {"a": 1, "b": 1, "c": 2}
     plates = [simulate_plate(tmp_path / name, wells=2, size=(96, 80), seed=seed) for name, seed in seeds.items()]
     files = [sorted(path.relative_to(plate.folder) for path in plate.folder.rglob("*.*")) for plate in plates]
-    assert files[0] == files[1] and len(files[0]) == 2 * 4 + 2
+    assert files[0] == files[1] and len(files[0]) == 2 * 4 + 3
     for path in files[0]:
         assert (plates[0].folder / path).read_bytes() == (plates[1].folder / path).read_bytes()
     image = "images/A01_s1_DNA.tif"

@@ -151,6 +151,8 @@ def test_written_plates_can_be_read(tmp_path: Path) -> None:
     plate = read_plate(tmp_path / "made" / "plate1")
     assert set(plate.channels) == set(CHANNELS)
     assert len(plate.fields) == 2
+    above = read_plate(tmp_path / "made")
+    assert len(above.fields) == 2 and set(above.ignored) == {"plate1.csv", "truth/"}
     with (tmp_path / "made" / "plate1.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert {row["Well"] for row in rows} == {field.key.well for field in plate.fields}

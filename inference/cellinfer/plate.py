@@ -15,6 +15,10 @@ if TYPE_CHECKING:
 IMAGE_SUFFIXES = frozenset({".tif", ".tiff", ".png", ".jpg", ".jpeg", ".bmp"})
 """Endings (lower case) of files that are taken for images."""
 
+NO_PLATE = ".cellinferignore"
+"""A file of this name, whatever is in it, says that its folder and those below it are no part of the plate above, such
+as label images of the same names as the images."""
+
 _DIGITS = re.compile(r"(\d+)")
 
 

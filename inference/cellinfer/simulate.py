@@ -20,6 +20,7 @@ import numpy.typing as npt
 import tifffile
 
 from cellinfer.errors import InputError, OutputError
+from cellinfer.plate import NO_PLATE
 from cellinfer.wells import well_name
 
 FloatImage = npt.NDArray[np.float32]
@@ -376,6 +377,7 @@ def _make_folders(plate: SimulatedPlate) -> None:
         raise OutputError(f"{plate.images} holds images already: choose a new folder")
     for folder in (plate.images, plate.truth / "nuclei", plate.truth / "cells"):
         folder.mkdir(parents=True, exist_ok=True)
+    (plate.truth / NO_PLATE).touch()  # for who gives the folder above to `cellinfer run`
 
 
 def _write_field(plate: SimulatedPlate, name: str, field: SimulatedField) -> None:

@@ -24,6 +24,7 @@ import cv2
 import numpy as np
 import tifffile
 from cellinfer.errors import InputError, OutputError
+from cellinfer.plate import NO_PLATE
 from cellinfer.simulate import number_nuclei
 from cellinfer.wells import well_name
 from numpy.typing import NDArray
@@ -284,6 +285,7 @@ def write_experiment(
         for plate in experiment.plate_names:
             for part in (root / plate, root / "truth" / plate / "nuclei", root / "truth" / plate / "cells"):
                 part.mkdir(parents=True, exist_ok=True)
+        (root / "truth" / NO_PLATE).touch()  # for who gives the folder above to `cellinfer run`
         for done, (plate, content, site, field) in enumerate(paint(experiment), start=1):
             name = f"{content.well}_s{site}"
             for channel, image in zip(CHANNELS, field.images, strict=True):

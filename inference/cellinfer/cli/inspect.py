@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 _MISSING_SHOWN = 20
 _UNREADABLE_SHOWN = 5
+_LABELS = ("int32", "uint32", "int64", "uint64")
 
 
 def inspect(
@@ -113,6 +114,8 @@ def plate_map(wells: dict[str, WellCount], size: int) -> Text:
 
 def _problems(inspection: Inspection) -> list[str]:
     """Return what the user should know before a run, a line each."""
+    from cellinfer.plate import NO_PLATE
+
     plate = inspection.plate
     lines: list[str] = []
     if plate.missing:
@@ -128,6 +131,12 @@ def _problems(inspection: Inspection) -> list[str]:
         lines += ["", f"{len(inspection.unreadable)} of the images looked into cannot be read:"]
         lines += [f"  {reason}" for reason in inspection.unreadable[:_UNREADABLE_SHOWN]]
     mixed = {kind.channel for kind in inspection.kinds if kind.images}
+    if labels := sorted({kind.channel for kind in inspection.kinds if kind.dtype in _LABELS}):
+        lines += [
+            "",
+            f"Channel {', '.join(labels)} holds whole numbers of 32 bits or more, as label images do: if these are no "
+            f"photographs, an empty file {NO_PLATE} in their folder keeps it out of the plate.",
+        ]
     if len(inspection.kinds) > len(mixed):
         lines += ["", "Images of one channel differ in size or pixel type (see above)."]
     if plate.ignored:

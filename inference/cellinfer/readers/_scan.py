@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from cellinfer.errors import ImageError, InputError
-from cellinfer.plate import IMAGE_SUFFIXES, natural_key
+from cellinfer.plate import IMAGE_SUFFIXES, NO_PLATE, natural_key
 from cellinfer.readers._positions import wells_of
 from cellinfer.storage import AnyPath, RemotePath, find, join, location, versions
 from cellinfer.zarr_metadata import NODE_FILES, plate, series
@@ -18,6 +18,7 @@ from cellinfer.zarr_metadata import NODE_FILES, plate, series
 MAX_DEPTH = 8
 """Folders below the root that are looked into; no instrument nests deeper."""
 
+_CLOSED = ("journal.jsonl", NO_PLATE)
 _THUMBNAIL = re.compile(r"_thumb|thumbs?\.", re.IGNORECASE)
 
 
@@ -53,8 +54,9 @@ def scan(path: str | os.PathLike[str]) -> Listing:
     """List all image files and OME-Zarr plates under a folder, opening none but the metadata of Zarr stores.
 
     Links to folders are followed, each real folder is entered once, so a loop of links ends. Array stores (`.zarr`, or
-    with metadata of Zarr inside), hidden folders and folders with results of a run (they hold a `journal.jsonl` from
-    their first second on) are not entered: a plate's store holds many more files than images.
+    with metadata of Zarr inside), hidden folders, those with a `.cellinferignore`, and folders with results of a run
+    (they hold a `journal.jsonl` from their first second on) are not entered: a plate's store holds many more files than
+    images.
 
     Raises
     ------
@@ -177,7 +179,7 @@ def _walk(root: Path, found: _Found) -> None:
 def _sort_entries(root: str, folder: str, entries: Collection[os.DirEntry[str] | _Entry], found: _Found) -> list[str]:
     """Put one folder's entries where they belong; return the folders to enter next."""
     images, ignored, _ = found
-    if folder and any(entry.name == "journal.jsonl" for entry in entries):
+    if folder and any(entry.name in _CLOSED for entry in entries):
         ignored.append(folder)
         return []
     if any(entry.name in NODE_FILES for entry in entries):
