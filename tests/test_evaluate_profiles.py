@@ -19,8 +19,10 @@ from cellinfer.errors import InputError
 from cellinfer.profiling.batch_effects import batch_effects
 from cellinfer.profiling.evaluation import ProfileEvaluation, evaluate_profiles
 from cellinfer.profiling.evaluation import _picture as picture
+from cellinfer.profiling.evaluation._asked import name_treatments
 from cellinfer.profiling.pairs import PairRules
 from cellinfer.profiling.retrieval import average_precision, mean_average_precision
+from cellinfer.profiling.workflow import profile
 from packaging.requirements import Requirement
 from typer.testing import CliRunner
 
@@ -255,9 +257,9 @@ TABLES: list[tuple[Callable[[pd.DataFrame], pd.DataFrame], dict[str, Any], str]]
     (lambda table: table.assign(Metadata_Well="A01"), {}, "a well that is there before, such as P0 A01"),
     (lambda table: table, {"level": "treatment"}, "level well"),
     (lambda table: table, {"level": "plate"}, "no level"),
-    (lambda table: table, {"treatment": None}, "name the column that replicates share"),
+    (lambda table: table, {"treatment": None}, "name the column or columns that replicates share"),
     (lambda table: table, {"treatment": None, "label": None}, "Name the column"),
-    (lambda table: table, {"controls": "Metadata_t == 'water'"}, "holds for none"),
+    (lambda table: table, {"controls": "Metadata_t == 'water'"}, "holds for no row: Metadata_t holds text"),
     (lambda table: table, {"controls": "Metadata_t ="}, "not understood"),
     (lambda table: table, {"controls": "Cells_f1 + 1"}, "yes or no"),
     (lambda table: table, {"controls": "@pd.io"}, "not understood"),
@@ -393,3 +395,164 @@ def test_tables_of_an_earlier_evaluation_do_not_stay(tmp_path: Path) -> None:
     assert (tmp_path / "classes.parquet").is_file()
     evaluate_profiles(raw, **replicates, projection="pca", out=tmp_path)
     assert not list(tmp_path.glob("classes.*"))
+
+
+def with_doses(table: pd.DataFrame) -> pd.DataFrame:
+    """The same wells, told by compound and dose: T00 and T01 are doses of one compound, and so on; DMSO has none."""
+    number = table["Metadata_t"].str.removeprefix("T").where(table["Metadata_t"] != "DMSO").astype(float)
+    compound = "drug " + (number // 2).map(lambda one: f"{one:.0f}")
+    return table.assign(
+        Metadata_Compound=compound.where(number.notna(), "DMSO"),
+        Metadata_Dose=(0.3 + 0.7 * (number % 2)).where(number.notna(), 0.0),
+    )
+
+
+def test_treatments_of_several_columns_are_named_readably() -> None:
+    table = with_doses(screen())
+    columns = {name: value for name, value in COLUMNS.items() if name != "treatment"}
+    result = evaluate_profiles(table, treatment=["Metadata_Compound", "Dose"], **columns)
+    one = evaluate_profiles(table, **COLUMNS, compound="Metadata_Compound")
+    names = set(result.treatments["name"])
+    assert {"drug 0 0.3", "drug 0 1", "drug 5 1"} <= names and len(names) == 12
+    assert "drug 0 0.3" in set(result.queries["Metadata_Compound_Dose"])
+    pd.testing.assert_frame_equal(
+        result.metrics.drop(columns=["low", "high"]), one.metrics.drop(columns=["low", "high"]), rtol=1e-6
+    )  # doses of one compound are not others of their class; groups are drawn in the order of their names
+    assert result.options["treatment_columns"] == ("Metadata_Compound", "Metadata_Dose")
+    assert any("told apart by Metadata_Compound and Metadata_Dose" in note for note in result.notes)
+    assert any("doses or times of one Metadata_Compound" in note for note in result.notes)
+    with pytest.raises(InputError, match=r"no column 'Dosis' \(treatment\): it has Metadata_Plate"):
+        evaluate_profiles(table, treatment=["Compound", "Dosis"], **columns)
+
+
+def test_joint_names_stay_apart() -> None:
+    table = pd.DataFrame({"Metadata_a": ["x y", "x", None, ""], "Metadata_b": ["z", "y z", "w", "w"]})
+    got = name_treatments(table, ["a", "b"], None)
+    assert got.treatment == "Metadata_a_b" and got.compound is None
+    assert got.table["Metadata_a_b"].tolist()[:2] == ["x y, z", "x, y z"]
+    assert got.table["Metadata_a_b"].isna().tolist() == [False, False, True, True]
+    doses = table.assign(Metadata_Dose=np.array([0.3, 1, 1e-7, 2], np.float32), Metadata_a_Dose=0)
+    got = name_treatments(doses, ["a", "Dose", "a"], None)
+    assert got.table[got.treatment].tolist()[:2] == ["x y 0.3", "x 1"]
+    assert got.treatment == "Metadata_a_Dose_" and got.compound == "Metadata_a"
+
+
+def several_times() -> pd.DataFrame:
+    tables = [screen(shift=shift).assign(Metadata_Time=time) for time, shift in ((1, 1.0), (3, 1.2))]
+    return pd.concat(tables, ignore_index=True)
+
+
+def test_times_are_chosen_or_are_treatments() -> None:
+    table = several_times()
+    says = r'2 time points \(1, 3\), and the well P0 A01 is .*--where "Metadata_Time == 3"'
+    with pytest.raises(InputError, match=says):
+        evaluate_profiles(table, **COLUMNS)
+    alone = evaluate_profiles(table[table["Metadata_Time"] == 3].reset_index(drop=True), **COLUMNS)
+    chosen = evaluate_profiles(table, **COLUMNS, where="Metadata_Time == 3")
+    pd.testing.assert_frame_equal(chosen.metrics, alone.metrics)
+    assert any("where Metadata_Time == 3: 48 of 96 rows" in note for note in chosen.notes)
+    assert chosen.options["where"] == "Metadata_Time == 3"
+    before = evaluate_profiles(table, **COLUMNS, where="Metadata_Time == 3", before=table.iloc[::-1])
+    assert before.metrics["change"].dropna().abs().max() < 1e-9
+    with pytest.raises(InputError, match=r"rows to look at holds for no row: Metadata_Time holds numbers \(1, 3\)"):
+        evaluate_profiles(table, **COLUMNS, where="Metadata_Time == 2")
+    each = evaluate_profiles(table, **{**COLUMNS, "treatment": ["Metadata_t", "Metadata_Time"]})
+    assert set(each.treatments["name"]) >= {"T00 1", "T00 3"}
+    assert each.provenance["rows"]["well"] == 96
+    assert any("each time is a treatment of its own" in note for note in each.notes)
+    apart = table[(table["Metadata_Time"] == 1) == (table["Metadata_Plate"] == "P0")]
+    assert evaluate_profiles(apart, **COLUMNS).provenance["rows"]["well"] == 48  # each plate at one time
+
+
+def test_treatments_at_several_times_are_refused() -> None:
+    names = [name for name in screen() if name.startswith("Cells_")]
+    wells = several_times()
+    means = wells.groupby(["Metadata_t", "Metadata_Time", "Metadata_moa"])[names].mean().reset_index()
+    for treatment, says in (("Metadata_t", "the treatment T00 is there"), (None, "nothing tells which rows")):
+        with pytest.raises(InputError, match=says):
+            evaluate_profiles(means, label="Metadata_moa", treatment=treatment, level="treatment")
+    found = evaluate_profiles(means, label="moa", level="treatment", where="Metadata_Time == 1", draws=200)
+    assert found.provenance["rows"] == {"treatment": 12}
+
+
+@pytest.fixture(scope="module")
+def profiled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What `cellinfer profile` made of wells with compounds and doses."""
+    folder = tmp_path_factory.mktemp("profiled")
+    with_doses(screen(plates=3)).drop(columns="Metadata_t").to_parquet(folder / "wells.parquet")
+    profile(folder / "wells.parquet", folder / "out", controls="Metadata_Compound == 'DMSO'", picture=False)
+    return folder / "out"
+
+
+def test_what_profile_made_is_evaluated_as_it_was_made(profiled: Path, tmp_path: Path) -> None:
+    table = profiled / "Well_sphered.parquet"
+    result = evaluate_profiles(table, label="moa", draws=200, permutations=5)
+    assert result.options["treatment_columns"] == ("Metadata_Compound", "Metadata_Dose")
+    assert result.options["compound"] == "Metadata_Compound"
+    assert result.options["controls"] == "Metadata_Compound == 'DMSO'"
+    assert result.provenance["controls"]["well"] == 12
+    told = [note for note in result.notes if str(profiled / "profile.json") in note]
+    assert any("--treatment" in note for note in told) and any("--controls" in note for note in told)
+    named = evaluate_profiles(table, treatment="Compound", draws=200, permutations=5)
+    assert named.options["treatment"] == "Metadata_Compound" and named.options["controls"] is None
+    own = evaluate_profiles(table, controls="Metadata_Well == 'A13'", draws=200, permutations=5)
+    assert own.options["controls"] == "Metadata_Well == 'A13'" and own.provenance["controls"]["well"] == 3
+    elsewhere = tmp_path / table.name
+    elsewhere.write_bytes(table.read_bytes())
+    (tmp_path / "profile.json").write_text('{"finished": "now", "treatment": ["Metadata_Compound"], "files": []}')
+    with pytest.raises(InputError, match="name the column or columns that replicates share"):
+        evaluate_profiles(elsewhere, label="moa")  # of which that file says nothing
+
+
+def test_controls_of_a_column_and_a_missing_column(profiled: Path, tmp_path: Path) -> None:
+    info = json.loads((profiled / "profile.json").read_text())
+    table = pd.read_parquet(profiled / "Well_sphered.parquet").assign(Metadata_Kind=0.0)
+    table.loc[table["Metadata_Compound"] == "DMSO", "Metadata_Kind"] = -1.0
+    info["settings"] |= {"controls": None, "control_column": "Kind", "negative": "-1"}
+    (tmp_path / "profile.json").write_text(json.dumps(info))
+    path = tmp_path / "Well_sphered.parquet"
+    table.to_parquet(path)
+    result = evaluate_profiles(path, draws=200, permutations=5)
+    assert result.options["controls"] == "Metadata_Kind == -1.0" and result.provenance["controls"]["well"] == 12
+    table[table["Metadata_Kind"] == 0].to_parquet(path)
+    result = evaluate_profiles(path, draws=200, permutations=5)
+    assert result.options["controls"] is None and any("no controls here" in note for note in result.notes)
+    table.drop(columns="Metadata_Dose").to_parquet(path)
+    with pytest.raises(InputError, match="name the column or columns"):
+        evaluate_profiles(path, label="moa")
+
+
+def test_progress_is_told_and_ends(tmp_path: Path) -> None:
+    seen: dict[str, tuple[int, int]] = {}
+
+    def report(name: str, done: int, total: int) -> None:
+        assert seen.get(name, (0, total)) <= (done, total)
+        seen[name] = (done, total)
+
+    table = screen()
+    evaluate_profiles(table, before=table, **COLUMNS, projection="pca", out=tmp_path, progress=report)
+    assert all(done == total for done, total in seen.values())
+    assert seen["class_by_well"] == (36, 36)
+    assert seen["batches_of_treated_wells"] == (24, 24)
+    assert {"activity_by_well, significance", "replicate_similarity", "nearest_neighbour_nsc", "picture"} <= set(seen)
+    assert "class_by_well, before" in seen
+
+
+def test_the_command_chains_and_stops_in_one_line(profiled: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    command = ["evaluate-profiles", str(profiled / "Well_sphered.parquet"), "--label", "moa", "--draws", "200"]
+    command += ["--projection", "pca", "--out", str(profiled / "judged")]
+    done = CliRunner().invoke(app, command, env={"COLUMNS": "200"})
+    assert done.exit_code == 0, done.output
+    assert "as" in done.output and "profile.json says" in done.output
+    several = ["--treatment", "Compound", "--treatment", "Dose", "--where", "Metadata_Plate != 'P0'"]
+    said = json.loads(CliRunner().invoke(app, [*command, *several, "--json"]).stdout)
+    assert said["options"]["treatment"] == "Metadata_Compound_Dose"
+    assert said["provenance"]["rows"]["well"] == 32
+
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("cellinfer.profiling.evaluation.measure", interrupted)
+    stopped = CliRunner().invoke(app, command)
+    assert stopped.exit_code == 130
+    assert stopped.stderr.strip() == "stopped; the evaluation is not whole: run the same command again"

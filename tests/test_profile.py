@@ -377,7 +377,7 @@ def test_other_methods(screen: Path, tmp_path: Path) -> None:
 
 def test_mistakes(screen: Path, tmp_path: Path) -> None:
     files, layout, out = sources(screen), screen / "layout.csv", tmp_path / "out"
-    with pytest.raises(InputError, match="finds no control well"):
+    with pytest.raises(InputError, match="for controls holds for no row: Metadata_Compound holds text"):
         profile(files, out, layout=layout, controls="Metadata_Compound == 'water'")
     with pytest.raises(InputError, match=r"No well has water in Compound .*it has DMSO, drug0"):
         profile(files, out, layout=layout, control_column="Compound", negative="water")

@@ -33,12 +33,18 @@ def evaluate_profiles(
         typer.Option(help="Column with classes, such as Metadata_moa; a|b is of both.", show_default=False),
     ] = None,
     treatment: Annotated[
-        Optional[str],  # noqa: UP045
-        typer.Option(help="Column that replicates share.", show_default=False),
+        Optional[list[str]],  # noqa: UP045
+        typer.Option(
+            help="Column that replicates share; repeat for more, such as compound and dose.",
+            show_default="of profile.json beside the table",
+        ),
     ] = None,
     compound: Annotated[
         Optional[str],  # noqa: UP045
-        typer.Option(help="Column that must differ between treatments: their compound.", show_default="the treatment"),
+        typer.Option(
+            help="Column that must differ between treatments: their compound.",
+            show_default="the treatment, without doses",
+        ),
     ] = None,
     batch: Annotated[
         Optional[str],  # noqa: UP045
@@ -46,7 +52,14 @@ def evaluate_profiles(
     ] = None,
     controls: Annotated[
         Optional[str],  # noqa: UP045
-        typer.Option(help="Query that names negative controls: \"Metadata_Compound == 'DMSO'\".", show_default=False),
+        typer.Option(
+            help="Query that names negative controls: \"Metadata_Compound == 'DMSO'\".",
+            show_default="with the treatment, of profile.json",
+        ),
+    ] = None,
+    where: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(help='Query that names the rows to look at: "Metadata_Time == 3".', show_default="all"),
     ] = None,
     before: Annotated[
         Optional[Path],  # noqa: UP045
@@ -69,27 +82,31 @@ def evaluate_profiles(
     """Judge profiles: retrieval of classes and replicates, significance, batch effects; with tables and a picture."""
     import json
 
-    from cellinfer.cli._shared import announce_compilation
-    from cellinfer.profiling.evaluation import evaluate_profiles as evaluate
+    from cellinfer.cli._shared import announce_compilation, progress_by_name
 
-    announce_compilation()
-    result = evaluate(
-        profiles,
-        label=label,
-        treatment=treatment,
-        compound=compound,
-        batch=batch,
-        controls=controls,
-        before=before,
-        level=level,  # type: ignore[arg-type]  # checked there
-        controls_are_negatives=controls_are_negatives,
-        min_others=min_others,
-        metric=metric,  # type: ignore[arg-type]
-        draws=draws,
-        seed=seed,
-        projection=projection,
-        out=out,
-    )
+    with progress_by_name("stopped; the evaluation is not whole: run the same command again") as report:
+        from cellinfer.profiling.evaluation import evaluate_profiles as evaluate
+
+        announce_compilation()
+        result = evaluate(
+            profiles,
+            label=label,
+            treatment=treatment,
+            compound=compound,
+            batch=batch,
+            controls=controls,
+            where=where,
+            before=before,
+            level=level,  # type: ignore[arg-type]  # checked there
+            controls_are_negatives=controls_are_negatives,
+            min_others=min_others,
+            metric=metric,  # type: ignore[arg-type]
+            draws=draws,
+            seed=seed,
+            projection=projection,
+            out=out,
+            progress=report,
+        )
     if as_json:
         typer.echo(json.dumps(result.to_dict(), indent=2, ensure_ascii=False))
     else:

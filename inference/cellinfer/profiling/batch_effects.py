@@ -21,8 +21,9 @@ batches of all rows; intervals of the values are bootstrap intervals over treatm
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -82,6 +83,7 @@ def batch_effects(
     seed: int = 0,
     memory: int = DEFAULT_MEMORY,
     threads: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> BatchEffects:
     """Measure how well batches can be told apart, and replicates found across them.
 
@@ -104,6 +106,8 @@ def batch_effects(
         Of batches, for the chance level; `seed` also makes the folds.
     memory, threads
         See `score_queries`.
+    progress
+        Called with how many predictions and measures are done, and how many there are.
 
     Returns
     -------
@@ -133,8 +137,21 @@ def batch_effects(
     kinds = pd.DataFrame({"batch": batches, "group": groups, "treatment": replicates})
     generator = np.random.default_rng(seed)
     shuffled = [generator.permutation(batches) for _ in range(permutations)]
+    steps = itertools.count(1)
+
+    def done() -> None:
+        if progress is not None:
+            progress(next(steps), permutations + 4)
+
     nearest = nearest_of_others(similarities, groups, NEIGHBOURS, memory)
-    predict = _Discriminant(values, _folds(groups, generator))
+    done()
+    discriminant = _Discriminant(values, _folds(groups, generator))
+
+    def predict(labels: Codes) -> Codes:
+        predicted = discriminant(labels, len(batch_names))
+        done()
+        return predicted
+
     rows = [
         _accuracy(
             "batch_by_neighbours",
@@ -142,9 +159,7 @@ def batch_effects(
             kinds,
             shuffled,
         ),
-        _accuracy(
-            "batch_by_discriminant", [predict(one, len(batch_names)) for one in (batches, *shuffled)], kinds, shuffled
-        ),
+        _accuracy("batch_by_discriminant", [predict(one) for one in (batches, *shuffled)], kinds, shuffled),
     ]
     notes = []
     for measure, rules in (
@@ -152,6 +167,7 @@ def batch_effects(
         ("replicate_map", PairRules(["treatment"], ["batch"], [], ["group"])),
     ):
         row = _retrieved(measure, similarities, kinds, rules, memory, threads)
+        done()
         if not row["n_queries"]:
             notes.append(f"{measure}: no pairs to find ({rules.describe()})")
         rows.append(row)

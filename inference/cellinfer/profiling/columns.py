@@ -15,6 +15,9 @@ import pandas as pd
 from cellinfer.errors import InputError
 
 PLATE, WELL, SITE = "Metadata_Plate", "Metadata_Well", "Metadata_Site"
+TIME = "Metadata_Time"
+DOSES = ("Dose", "Concentration")
+"""Columns, after `Metadata_`, that say how much of something a well got."""
 COMPARTMENTS = ("Nuclei", "Cells", "Cytoplasm")
 _MEASURED = tuple(f"{name}_" for name in COMPARTMENTS)
 _METADATA = ("Metadata_", "Image_Metadata_")

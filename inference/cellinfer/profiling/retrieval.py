@@ -16,7 +16,7 @@ the square of the table.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
@@ -48,6 +48,7 @@ from cellinfer.profiling.similarity import Metric, Precision, Similarities
 from cellinfer.sessions import available_cores
 
 Array = NDArray[np.float64]
+Progress = Callable[[int, int], None]
 ZeroCells = Literal["correct", "infinite"]
 
 TOP_FRACTION = 0.01
@@ -145,6 +146,7 @@ def score_queries(
     zero_cells: ZeroCells = "correct",
     memory: int = DEFAULT_MEMORY,
     threads: int | None = None,
+    progress: Progress | None = None,
 ) -> QueryScores:
     """Rank all candidates of each query, and score the ranks of its positives.
 
@@ -162,6 +164,8 @@ def score_queries(
         Bytes that a block of queries may take, beside the profiles themselves.
     threads
         For ranking; the matrix product has those of NumPy's BLAS. Default: the cores there are.
+    progress
+        Called with how many queries are done, and how many there are.
 
     Returns
     -------
@@ -187,6 +191,8 @@ def score_queries(
                 partial(_rank, block, part.start, matching, similarities.tolerance), _few(block)
             ):
                 _collect(collected, queries, ranking, depths, min_positives)
+                if progress is not None:
+                    progress(int(queries[-1]) + 1, len(matching))
     return _finish(collected, matching, depths, zero_cells)
 
 
@@ -452,6 +458,7 @@ def nearest_neighbour_accuracy(
     multilabel: Iterable[str] = (),
     memory: int = DEFAULT_MEMORY,
     threads: int | None = None,
+    progress: Progress | None = None,
 ) -> NearestNeighbours:
     """Give each row the class of its nearest neighbour, and count how often that is right.
 
@@ -467,7 +474,7 @@ def nearest_neighbour_accuracy(
         Nor do those of the same batch: with `compound`, not-same-compound-and-batch (NSCB, Ando 2017).
     multilabel
         Columns of which a row may have several values.
-    memory, threads
+    memory, threads, progress
         See `score_queries`.
 
     Returns
@@ -484,7 +491,7 @@ def nearest_neighbour_accuracy(
     rules = PairRules((label,), different, (), (label, *different))
     known = table[label].notna().to_numpy() if label in table else None
     matching = Matching(table, rules, multilabel=multilabel, queries=known, candidates=known)
-    scores = score_queries(similarities, matching, depths=(1,), memory=memory, threads=threads)
+    scores = score_queries(similarities, matching, depths=(1,), memory=memory, threads=threads, progress=progress)
     if not len(scores):
         raise InputError(f"No profile has another of its {label!r} to find ({rules.describe()}).")
     correct = scores.precision_at[1]

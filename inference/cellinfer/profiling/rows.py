@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import ast
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from cellinfer.assays.platemap import as_number, cell_text
 from cellinfer.errors import InputError
 from cellinfer.profiling.groups import codes_of
 
@@ -77,6 +79,42 @@ def choose_rows(table: pd.DataFrame, which: Rows, *, what: str = "rows") -> Mask
             f"shape {mask.shape}."
         )
     return mask
+
+
+def existing_rows(table: pd.DataFrame, query: str, *, what: str = "rows") -> Mask:
+    """Find the rows that a query names, of which there must be some.
+
+    Parameters
+    ----------
+    table
+        Any table.
+    query
+        See `Rows`.
+    what
+        How an error calls them.
+
+    Returns
+    -------
+    (rows,) bool
+
+    Raises
+    ------
+    InputError
+        If the query is not understood, or holds for no row: the sentence says what the columns hold that it asks for,
+        whether that is text or numbers, and how to write it.
+    """
+    found = choose_rows(table, query, what=what)
+    if found.any():
+        return found
+    asked = [one for one in _comparisons(query) if one[0].id in table.columns]
+    held = "; ".join(dict.fromkeys(f"{name.id} {_contents(table[name.id])}" for name, _ in asked))
+    better = _as_written_there(table, query)
+    raise InputError(
+        f"The query {query!r} for {what} holds for no row"
+        + (f": {held}" if held else "")
+        + (f"; write {better}" if better else "")
+        + "."
+    )
 
 
 def group_rows(table: pd.DataFrame, by: Sequence[str] | str) -> Groups:
@@ -160,3 +198,59 @@ def _query(table: pd.DataFrame, query: str, what: str) -> Mask:
         if pd.api.types.is_bool_dtype(found.dtype):
             return found.to_numpy(dtype=bool)
     raise InputError(f"The query {query!r} for {what} does not say yes or no for each row.")
+
+
+def _comparisons(query: str | ast.AST) -> Iterator[tuple[ast.Name, list[ast.Constant]]]:
+    """Yield what a query compares: a column, and what with; nothing where it is no plain Python (`backticks`)."""
+    try:
+        tree = ast.parse(query, mode="eval") if isinstance(query, str) else query
+    except SyntaxError:
+        return
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Compare):
+            names = [one for one in (node.left, *node.comparators) if isinstance(one, ast.Name)]
+            if len(names) == 1:
+                yield names[0], [one for one in ast.walk(node) if isinstance(one, ast.Constant)]
+
+
+def _contents(column: pd.Series) -> str:
+    """Say what a column holds: its kind and the first of its values."""
+    values = _values(column)
+    if not values:
+        return "is empty"
+    texts = sum(isinstance(value, str) for value in values)
+    kind = "text and numbers" if 0 < texts < len(values) else "text" if texts else "numbers"
+    if all(isinstance(value, bool) for value in values):
+        kind = "truth values"
+    return f"holds {kind} ({examples([repr(value) for value in values])})"
+
+
+def _values(column: pd.Series) -> list[Any]:
+    """Return the values of a column as plain Python, each once, in order; whole numbers without a point."""
+    values = [one.item() if isinstance(one, np.generic) else one for one in column.dropna().unique()]
+    plain = [int(one) if isinstance(one, float) and one.is_integer() else one for one in values]
+    return sorted(plain, key=lambda one: (isinstance(one, str), one if isinstance(one, (int, float)) else 0, str(one)))
+
+
+def _as_written_there(table: pd.DataFrame, query: str) -> str | None:
+    """Return a query with its values as its columns hold them (`1` for `'1'`), if that one finds rows."""
+    try:
+        tree = ast.parse(query, mode="eval")
+    except SyntaxError:
+        return None
+    for name, constants in _comparisons(tree):
+        values = _values(table[name.id]) if name.id in table.columns else []
+        for constant in constants:
+            same = [value for value in values if _say_the_same(value, constant.value)]
+            if len(same) == 1:
+                constant.value = same[0]
+    better = ast.unparse(tree)
+    try:
+        return better if choose_rows(table, better).any() else None
+    except InputError:
+        return None
+
+
+def _say_the_same(one: Any, other: Any) -> bool:
+    texts = [cell_text(value).casefold() for value in (one, other)]
+    return texts[0] == texts[1] or as_number(one) == as_number(other)

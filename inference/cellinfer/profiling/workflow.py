@@ -28,23 +28,21 @@ from cellinfer.profiling import normalisation as _normalisation
 from cellinfer.profiling import sphering as _sphering
 from cellinfer.profiling.aggregation import aggregate, aggregate_files
 from cellinfer.profiling.annotation import AnyPath, Layout, annotate
-from cellinfer.profiling.columns import PLATE, SITE, WELL
+from cellinfer.profiling.columns import DOSES, PLATE, SITE, TIME, WELL
 from cellinfer.profiling.harmony import harmonise
 from cellinfer.profiling.normalisation import normalise
 from cellinfer.profiling.regularisation import Choice, choose_regularization
 from cellinfer.profiling.replicates import OPERATIONS as CONSENSUS
 from cellinfer.profiling.replicates import consensus
 from cellinfer.profiling.results import TABLES, origin, write_profiles
-from cellinfer.profiling.rows import choose_rows, examples, group_rows, numbers, with_numbers
+from cellinfer.profiling.rows import examples, existing_rows, group_rows, numbers, with_numbers
 from cellinfer.profiling.selection import DEFAULT, select_features
 from cellinfer.profiling.sources import Source, open_source
 from cellinfer.profiling.sphering import Sphering, sphere
 from cellinfer.wells import normalise_well
 
-TIME = "Metadata_Time"
 QC_PASS, QC_REASONS = "Metadata_QC_Pass", "Metadata_QC_Reasons"
 _TREATMENTS = ("Treatment", "Compound", "Perturbation", "pert_iname", "broad_sample")
-_BESIDE = ("Dose", "Concentration")
 _MOST_MISSING = 0.5
 _ENOUGH_FOR_A_SPREAD = 32
 """Controls from which a plate's own standard deviation is known to about an eighth."""
@@ -413,9 +411,7 @@ class Work:
                     f"{there or 'no value'}."
                 )
         elif settings.controls is not None:
-            self.controls = choose_rows(self.table, settings.controls, what="controls")
-            if not self.controls.any():
-                raise InputError(f"The query {settings.controls!r} finds no control well.")
+            self.controls = existing_rows(self.table, settings.controls, what="controls")
         if self.controls is not None:
             plates = self.table[PLATE].astype(str)
             only = sorted(set(plates) - set(plates[~self.controls]))
@@ -433,7 +429,7 @@ class Work:
         ]
         if found:
             beside = [
-                folded[f"metadata_{name}".casefold()] for name in _BESIDE if f"metadata_{name}".casefold() in folded
+                folded[f"metadata_{name}".casefold()] for name in DOSES if f"metadata_{name}".casefold() in folded
             ]
             self.treatment = [found[0], *beside]
             self.notes.append(f"treatments are told apart by {' and '.join(self.treatment)}")

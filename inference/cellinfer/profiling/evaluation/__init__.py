@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -21,7 +21,9 @@ from cellinfer._version import __version__
 from cellinfer.errors import InputError
 from cellinfer.files import durable, json_ready, output_errors
 from cellinfer.outputs.frames import write_csv, write_parquet
-from cellinfer.profiling.columns import PLATE, SITE, WELL, feature_columns, metadata_columns
+from cellinfer.profiling.columns import PLATE, SITE, TIME, WELL, feature_columns, metadata_columns
+from cellinfer.profiling.evaluation._asked import name_treatments
+from cellinfer.profiling.evaluation._beside import read_beside
 from cellinfer.profiling.evaluation._input import (
     EvaluationOptions,
     Level,
@@ -29,8 +31,9 @@ from cellinfer.profiling.evaluation._input import (
     prepare,
     read_profiles,
 )
-from cellinfer.profiling.evaluation._tasks import Figures, measure
+from cellinfer.profiling.evaluation._tasks import Figures, Progress, measure
 from cellinfer.profiling.retrieval import DEFAULT_MEMORY, INSPECTED, RECALLS, TOP_FRACTION
+from cellinfer.profiling.rows import existing_rows
 from cellinfer.profiling.similarity import Metric, Precision
 
 __all__ = ["EvaluationOptions", "ProfileEvaluation", "evaluate_profiles"]
@@ -98,10 +101,11 @@ def evaluate_profiles(
     profiles: pd.DataFrame | str | os.PathLike[str],
     *,
     label: str | None = None,
-    treatment: str | None = None,
+    treatment: str | Sequence[str] | None = None,
     compound: str | None = None,
     batch: str | None = None,
     controls: str | None = None,
+    where: str | None = None,
     before: pd.DataFrame | str | os.PathLike[str] | None = None,
     level: Level = "well",
     features: Iterable[str] | None = None,
@@ -116,6 +120,7 @@ def evaluate_profiles(
     out: str | os.PathLike[str] | None = None,
     memory: int = DEFAULT_MEMORY,
     threads: int | None = None,
+    progress: Progress | None = None,
 ) -> ProfileEvaluation:
     """Judge profiles by what they find, and by what they give away.
 
@@ -125,16 +130,22 @@ def evaluate_profiles(
         Table, or file (Parquet, CSV, CSV.gz), of cellinfer, pycytominer or of any profiles: metadata and features as
         `cellinfer.profiling.columns` tells them apart.
     label
-        Column with classes, such as mechanisms of action; `a|b` is of both, and matches either.
+        Column with classes, such as mechanisms of action; `a|b` is of both, and matches either. This and the other
+        columns may be named without `Metadata_`.
     treatment
-        Column that replicates share, for example compound and dose. Must be named unless rows are treatments.
+        Column that replicates share, or columns that they share all of, such as compound and dose. Must be named unless
+        rows are treatments, or `profiles` is a file beside the `profile.json` of `cellinfer profile`: its columns, and
+        its controls if none are named, are then taken, and a note says so.
     compound
         Column with what must differ for two treatments to count as different, where treatments are doses of compounds.
-        Default: the treatment.
+        Default: the treatment, of several columns those that are neither dose nor time.
     batch
         Column with plates or batches. Default: the plate, where there is one.
     controls
         pandas query that names negative controls, such as `Metadata_Compound == 'DMSO'`. They are never queries.
+    where
+        pandas query that names the rows to look at, such as `Metadata_Time == 3`, before and after alike. Default: all.
+        A well that is there at several times is refused, unless `Metadata_Time` is among the columns of `treatment`.
     before
         The same profiles before a correction: measured alike, to be put side by side. Only rows that both have are
         looked at; what names them is taken from `profiles` where the other table lacks it.
@@ -157,6 +168,8 @@ def evaluate_profiles(
         `evaluation.png`. Default: nothing is written.
     memory, threads
         Bytes for blocks of similarities beside the profiles themselves; threads for ranking.
+    progress
+        Called with what is being done, how much of it is done and how much there is.
 
     Returns
     -------
@@ -169,12 +182,35 @@ def evaluate_profiles(
     OutputError
         If the results cannot be written.
     """
+    if projection not in ("auto", "pca", "umap"):
+        raise InputError(f"There is no projection {projection!r}: choose auto, pca or umap.")
+    report = progress or (lambda name, done, total: None)
+    table, source = read_profiles(profiles)
+    sources, raw = {"profiles": source}, None
+    notes: list[str] = []
+    if before is not None:
+        raw, sources["before"] = read_profiles(before)
+        table, raw, notes = _aligned(table, raw)
+    if where is not None:
+        rows = existing_rows(table, where, what="rows to look at")
+        table = table[rows].reset_index(drop=True)
+        raw = None if raw is None else raw[rows].reset_index(drop=True)
+        notes.append(f"where {where}: {int(rows.sum())} of {len(rows)} rows")
+    columns = (treatment,) if isinstance(treatment, str) else tuple(treatment or ())
+    if not columns:
+        beside = read_beside(profiles, table, controls)
+        columns, controls = beside.treatment, controls or beside.controls
+        notes += beside.notes
+    got = name_treatments(table, columns, compound)
+    notes += got.notes
     options = EvaluationOptions(
         label=label,
-        treatment=treatment,
-        compound=compound,
+        treatment=got.treatment,
+        treatment_columns=got.columns,
+        compound=got.compound,
         batch=batch,
         controls=controls,
+        where=where,
         level=level,
         controls_are_negatives=controls_are_negatives,
         min_others=min_others,
@@ -186,19 +222,12 @@ def evaluate_profiles(
         memory=memory,
         threads=threads,
     )
-    if projection not in ("auto", "pca", "umap"):
-        raise InputError(f"There is no projection {projection!r}: choose auto, pca or umap.")
-    table, source = read_profiles(profiles)
-    sources, raw = {"profiles": source}, None
-    notes: list[str] = []
-    if before is not None:
-        raw, sources["before"] = read_profiles(before)
-        table, raw, notes = _aligned(table, raw)
-    prepared = prepare(table, options, features)
-    figures = measure(prepared)
+    prepared = prepare(got.table, options, features)
+    figures = measure(prepared, report)
     figures_before = None
     if raw is not None:
-        figures_before = measure(prepare(raw, options))
+        earlier = prepare(name_treatments(raw, columns, compound).table, options)
+        figures_before = measure(earlier, lambda name, done, total: report(f"{name}, before", done, total))
         notes += [f"before: {note}" for note in figures_before.notes if note not in figures.notes]
     result = ProfileEvaluation(
         metrics=_metrics(figures, figures_before),
@@ -214,12 +243,17 @@ def evaluate_profiles(
         prepared=prepared,
         figures_before=figures_before,
     )
-    return result if out is None else _write(result, Path(out), projection)
+    if out is None:
+        return result
+    report("picture", 0, 1)
+    result = _write(result, Path(out), projection)
+    report("picture", 1, 1)
+    return result
 
 
 def _aligned(table: pd.DataFrame, raw: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame, list[str]]:
     """Bring two versions of the same rows into one order, and lend the first one's metadata to the other."""
-    keys = [name for name in (PLATE, WELL, SITE) if name in table.columns and name in raw.columns]
+    keys = [name for name in (PLATE, WELL, TIME, SITE) if name in table.columns and name in raw.columns]
     if not keys:
         if len(table) != len(raw):
             raise InputError(

@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 
 from cellinfer.errors import InputError
 from cellinfer.files import sha256_of
-from cellinfer.profiling.columns import PLATE, SITE, WELL, feature_columns, is_metadata, metadata_columns
-from cellinfer.profiling.rows import choose_rows
+from cellinfer.profiling.columns import PLATE, SITE, TIME, WELL, feature_columns, is_metadata, metadata_columns
+from cellinfer.profiling.evaluation._asked import find_column, refuse_times
+from cellinfer.profiling.rows import existing_rows
 from cellinfer.profiling.similarity import Metric, Precision
 
 Mask = NDArray[np.bool_]
@@ -33,9 +34,12 @@ class EvaluationOptions:
 
     label: str | None
     treatment: str | None
+    treatment_columns: tuple[str, ...]
+    """What `treatment` was made of."""
     compound: str | None
     batch: str | None
     controls: str | None
+    where: str | None
     level: Level
     controls_are_negatives: bool
     min_others: int
@@ -58,8 +62,8 @@ class EvaluationOptions:
             )
         if self.level != "treatment" and self.treatment is None:
             raise InputError(
-                f"Rows are of level {self.level}: name the column that replicates share (treatment), or say that rows "
-                "are treatments (level treatment)."
+                f"Rows are of level {self.level}: name the column or columns that replicates share (treatment), or say "
+                "that rows are treatments (level treatment)."
             )
         if self.min_others < 1:
             raise InputError(f"A query needs at least one other of its class to find, not {self.min_others}.")
@@ -140,21 +144,26 @@ def prepare(table: pd.DataFrame, options: EvaluationOptions, features: Iterable[
         raise InputError("The table of profiles has no rows.")
     options = _with_columns(table, options)
     names = feature_columns(table, features)
+    names = [name for name in names if name not in {*_named(options), *options.treatment_columns}]
     values, usable, kept, notes = _finite(table, names)
-    metadata = table[metadata_columns(table) + _others_named(table, options)].reset_index(drop=True)
-    asked = {name for name in (options.label, options.treatment, options.compound, options.batch) if name is not None}
+    metadata = table[metadata_columns(table) + [name for name in _named(options) if not is_metadata(name)]].reset_index(
+        drop=True
+    )
+    asked = set(_named(options))
     metadata = metadata.assign(**{name: _without_empty(metadata[name]) for name in sorted(asked)})
     none = np.zeros(len(table), np.bool_)
-    control = none if options.controls is None else choose_rows(table, options.controls, what="controls")
-    if options.controls is not None and not control.any():
-        raise InputError(f"No row is a control: {options.controls!r} holds for none of them.")
+    control = none if options.controls is None else existing_rows(table, options.controls, what="controls")
     columns: dict[str, NDArray[Any]] = {CONTROL: control}
-    plate, well, site = (_first(table, name) for name in (PLATE, WELL, SITE))
-    if well is not None:
-        wells = metadata[well].astype(str)
-        columns[WELL_KEY] = (
-            wells.to_numpy() if plate is None else (metadata[plate].astype(str) + " " + wells).to_numpy()
-        )
+    site, wells = _first(table, SITE), _wells(metadata)
+    if options.level != "treatment":
+        refuse_times(metadata, wells, options.treatment_columns, "well")
+    else:
+        treatments = None if options.treatment is None else metadata[options.treatment].where(~control)
+        refuse_times(metadata, treatments, options.treatment_columns, "treatment")
+    if wells is not None:
+        if TIME in metadata and metadata[TIME].nunique(dropna=False) > 1:  # each a treatment of its own
+            wells = wells + " " + metadata[TIME].astype(str)
+        columns[WELL_KEY] = wells.to_numpy()
     metadata = metadata.assign(**columns)[usable].reset_index(drop=True)
     base = Profiles(options.level, metadata, values)
     _refuse_twice(base, options, site)
@@ -162,7 +171,7 @@ def prepare(table: pd.DataFrame, options: EvaluationOptions, features: Iterable[
         notes.append(f"{twice} profiles are equal to others: retrieval finds copies at once")
     levels: dict[Level, Profiles] = {options.level: base}
     if options.level == "image":
-        if well is None:
+        if wells is None:
             raise InputError(f"Images of one well must not find each other: the table needs the column {WELL}.")
         levels["well"] = _mean(base, "well", metadata[WELL_KEY])
     if options.level != "treatment":
@@ -170,9 +179,19 @@ def prepare(table: pd.DataFrame, options: EvaluationOptions, features: Iterable[
     return Prepared(levels, tuple(kept), options, tuple(notes))
 
 
-def _others_named(table: pd.DataFrame, options: EvaluationOptions) -> list[str]:
+def _named(options: EvaluationOptions) -> list[str]:
+    """Return the columns that were named, each once."""
     asked = (options.label, options.treatment, options.compound, options.batch)
-    return list(dict.fromkeys(name for name in asked if name is not None and not is_metadata(name)))
+    return list(dict.fromkeys(name for name in asked if name is not None))
+
+
+def _wells(table: pd.DataFrame) -> pd.Series | None:
+    """Return plate and well of each row as text; None if no column says the well."""
+    plate, well = _first(table, PLATE), _first(table, WELL)
+    if well is None:
+        return None
+    wells = table[well].astype(str)
+    return wells if plate is None else table[plate].astype(str) + " " + wells
 
 
 def _first(table: pd.DataFrame, name: str) -> str | None:
@@ -181,11 +200,11 @@ def _first(table: pd.DataFrame, name: str) -> str | None:
 
 def _with_columns(table: pd.DataFrame, options: EvaluationOptions) -> EvaluationOptions:
     """Check the columns named; the batch is the plate, where there is one, unless said otherwise."""
-    for what in ("label", "treatment", "compound", "batch"):
-        name = getattr(options, what)
-        if name is not None and name not in table.columns:
-            known = ", ".join(metadata_columns(table)) or "no metadata"
-            raise InputError(f"The table has no column {name!r} ({what}): it has {known}.")
+    label, treatment, compound, batch = (
+        name if (name := getattr(options, what)) is None else find_column(table, name, what)
+        for what in ("label", "treatment", "compound", "batch")
+    )
+    options = replace(options, label=label, treatment=treatment, compound=compound, batch=batch)
     if options.label is not None and table[options.label].isna().all():
         raise InputError(f"The column {options.label!r} (label) is empty.")
     return replace(options, batch=options.batch or _first(table, PLATE))

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -28,6 +29,9 @@ from cellinfer.profiling.significance import (
     expected_average_precision,
 )
 from cellinfer.profiling.similarity import Similarities
+
+Progress = Callable[[str, int, int], None]
+"""Called with what is being done, how much of it is done and how much there is."""
 
 THRESHOLD = 0.05
 _CENTRED = 1e-3
@@ -86,8 +90,15 @@ class Figures:
         )
 
 
-def measure(prepared: Prepared) -> Figures:
+def measure(prepared: Prepared, progress: Progress) -> Figures:
     """Ask everything that the columns named allow.
+
+    Parameters
+    ----------
+    prepared
+        Profiles.
+    progress
+        See `Progress`.
 
     Raises
     ------
@@ -105,7 +116,7 @@ def measure(prepared: Prepared) -> Figures:
                 f"{one.without_direction} profiles of level {name} have no direction: their similarity to all is 0"
             )
     for task in _tasks(prepared):
-        _retrieve(task, alike[task.level.name], options, figures, null)
+        _retrieve(task, alike[task.level.name], options, figures, null, progress)
         if task.name.startswith("activity") and task.name in figures.scores and _are_centred(task.level):
             figures.notes.append(
                 f"{task.name}: the controls have a mean of 0, so these profiles were centred or sphered on these very "
@@ -113,10 +124,10 @@ def measure(prepared: Prepared) -> Figures:
                 "too much: keep some controls out of it when profiles are made, and name only those here"
             )
     if options.label is not None:
-        _nearest(prepared, alike["treatment"], figures)
+        _nearest(prepared, alike["treatment"], figures, progress)
     if options.treatment is not None and "well" in prepared.levels:
-        _replicates(prepared, alike["well"], figures)
-    _batches(prepared, figures)
+        _replicates(prepared, alike["well"], figures, progress)
+    _batches(prepared, figures, progress)
     if not figures.metrics:
         raise InputError("Nothing could be measured: " + "; ".join(figures.notes) + ".")
     return figures
@@ -200,12 +211,22 @@ def _unlabelled(level: Profiles, label: str) -> Profiles:
 
 
 def _retrieve(
-    task: _Task, alike: Similarities, options: EvaluationOptions, figures: Figures, null: AveragePrecisionNull
+    task: _Task,
+    alike: Similarities,
+    options: EvaluationOptions,
+    figures: Figures,
+    null: AveragePrecisionNull,
+    progress: Progress,
 ) -> None:
     table = task.level.table
     matching = Matching(table, task.rules, multilabel=task.multilabel, queries=task.queries, candidates=task.candidates)
     scores = score_queries(
-        alike, matching, min_positives=task.min_positives, memory=options.memory, threads=options.threads
+        alike,
+        matching,
+        min_positives=task.min_positives,
+        memory=options.memory,
+        threads=options.threads,
+        progress=partial(progress, task.name),
     )
     figures.definitions[task.name] = task.definition
     left_out = len(matching) - len(scores)
@@ -239,7 +260,7 @@ def _retrieve(
     p, error = null.p_values(scores.average_precision, scores.n_positives, scores.n_candidates)
     frame["p_value"], frame["p_value_error"], frame["corrected_p_value"] = p, error, benjamini_hochberg(p)
     figures.queries.append(frame)
-    _by_group(task, scores, figures, null)
+    _by_group(task, scores, figures, null, progress)
 
 
 def _text(cell: Any) -> str:
@@ -261,7 +282,9 @@ def _with_names(scores: QueryScores, task: _Task, options: EvaluationOptions) ->
     return both
 
 
-def _by_group(task: _Task, scores: QueryScores, figures: Figures, null: AveragePrecisionNull) -> None:
+def _by_group(
+    task: _Task, scores: QueryScores, figures: Figures, null: AveragePrecisionNull, progress: Progress
+) -> None:
     """Mean average precision of each class or treatment, with p-values; a query of two classes counts in both."""
     cells = task.level.table[task.groups].iloc[scores.rows]
     several = task.groups in task.multilabel
@@ -274,8 +297,9 @@ def _by_group(task: _Task, scores: QueryScores, figures: Figures, null: AverageP
         columns=["name", "place"],
     )
     expected = expected_average_precision(scores.n_positives, scores.n_candidates)
-    rows = []
-    for name, members in memberships.groupby("name", sort=True)["place"]:
+    rows: list[dict[str, Any]] = []
+    groups = memberships.groupby("name", sort=True)["place"]
+    for name, members in groups:
         places = members.to_numpy()
         counts = scores.n_positives[places], scores.n_candidates[places]
         p, error = null.mean_p_value(scores.average_precision[places], *counts)
@@ -292,6 +316,7 @@ def _by_group(task: _Task, scores: QueryScores, figures: Figures, null: AverageP
                 "p_value_error": error,
             }
         )
+        progress(f"{task.name}, significance", len(rows), groups.ngroups)
     table = pd.DataFrame(rows)
     table["corrected_p_value"] = benjamini_hochberg(table["p_value"])
     table["significant"] = (table["corrected_p_value"] < THRESHOLD).astype("boolean")  # missing for other tasks
@@ -302,7 +327,7 @@ def _by_group(task: _Task, scores: QueryScores, figures: Figures, null: AverageP
         figures.treatments = pd.concat([figures.treatments, table], ignore_index=True)
 
 
-def _nearest(prepared: Prepared, alike: Similarities, figures: Figures) -> None:
+def _nearest(prepared: Prepared, alike: Similarities, figures: Figures, progress: Progress) -> None:
     """Accuracy of the nearest neighbour's class: of another compound, and of another batch too."""
     options, level = prepared.options, prepared.levels["treatment"]
     table = _unlabelled(level, str(options.label)).table
@@ -326,6 +351,7 @@ def _nearest(prepared: Prepared, alike: Similarities, figures: Figures) -> None:
                 multilabel=several,
                 memory=options.memory,
                 threads=options.threads,
+                progress=partial(progress, name),
             )
         except InputError as error:
             figures.notes.append(f"{name}: {error}")
@@ -341,8 +367,9 @@ def _nearest(prepared: Prepared, alike: Similarities, figures: Figures) -> None:
             )
 
 
-def _replicates(prepared: Prepared, alike: Similarities, figures: Figures) -> None:
+def _replicates(prepared: Prepared, alike: Similarities, figures: Figures, progress: Progress) -> None:
     """Median similarity of replicates against random wells of other treatments."""
+    progress("replicate_similarity", 0, 1)
     options, wells = prepared.options, prepared.levels["well"]
     treatments = wells.table[options.treatment].where(~wells.control)
     try:
@@ -352,6 +379,8 @@ def _replicates(prepared: Prepared, alike: Similarities, figures: Figures) -> No
     except InputError as error:
         figures.notes.append(f"replicate_similarity: {error}")
         return
+    finally:
+        progress("replicate_similarity", 1, 1)
     name = "replicate_similarity"
     figures.definitions[name] = (
         f"median {options.metric} similarity of the wells of a {options.treatment} against as many random wells of "
@@ -371,7 +400,7 @@ def _replicates(prepared: Prepared, alike: Similarities, figures: Figures) -> No
     figures.treatments = pd.concat([figures.treatments, table], ignore_index=True)
 
 
-def _batches(prepared: Prepared, figures: Figures) -> None:
+def _batches(prepared: Prepared, figures: Figures, progress: Progress) -> None:
     """How well batches can be told apart: by treated wells, held out by treatment, and by controls."""
     options = prepared.options
     level = prepared.levels.get("well", prepared.levels[options.level])
@@ -393,11 +422,11 @@ def _batches(prepared: Prepared, figures: Figures) -> None:
                     f"{len(part.table)} wells"
                 )
             continue
-        figures.batches[name] = _one_batch_effect(name, part, treatment, prepared, figures)
+        figures.batches[name] = _one_batch_effect(name, part, treatment, prepared, figures, progress)
 
 
 def _one_batch_effect(
-    name: str, part: Profiles, treatment: str | None, prepared: Prepared, figures: Figures
+    name: str, part: Profiles, treatment: str | None, prepared: Prepared, figures: Figures, progress: Progress
 ) -> BatchEffects:
     options = prepared.options
     held_out = None if treatment is None else options.compound or treatment
@@ -415,6 +444,7 @@ def _one_batch_effect(
         seed=options.seed,
         memory=options.memory,
         threads=options.threads,
+        progress=partial(progress, name),
     )
     how = f"held out by {held_out}" if held_out else "held out one by one"
     figures.definitions[name] = f"{found.n_profiles} wells of {found.n_batches} {options.batch}, {how}"

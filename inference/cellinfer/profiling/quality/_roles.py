@@ -11,7 +11,7 @@ import pandas as pd
 
 from cellinfer.assays.platemap import cells_equal, join_platemap, metadata_column, read_platemap
 from cellinfer.errors import InputError
-from cellinfer.profiling.rows import choose_rows
+from cellinfer.profiling.rows import existing_rows
 
 ROLE, TREATMENT = "role", "treatment"
 NEGATIVE, POSITIVE = "negative", "positive"
@@ -73,9 +73,7 @@ def with_roles(wells: pd.DataFrame, roles: Roles) -> tuple[pd.DataFrame, list[st
         if (is_negative & is_positive).any():
             raise InputError(f"negative and positive controls are the same: {roles.negative}")
     elif roles.controls is not None:
-        is_negative = choose_rows(joined, roles.controls, what="controls")
-        if not is_negative.any():
-            raise InputError(f"no well of the run is a control by --controls {roles.controls!r}")
+        is_negative = existing_rows(joined, roles.controls, what="controls")
     role = np.select([is_negative, is_positive], [NEGATIVE, POSITIVE], "")
     treatment = np.where(is_positive, POSITIVE, "").astype(object)
     if roles.treatment_columns:

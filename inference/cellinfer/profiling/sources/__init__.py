@@ -15,7 +15,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from cellinfer.errors import InputError
-from cellinfer.profiling.columns import PLATE, SITE, WELL
+from cellinfer.profiling.columns import PLATE, SITE, TIME, WELL
 from cellinfer.profiling.groups import codes_of
 from cellinfer.profiling.sources import _cellprofiler, _deepprofiler, _run, _table
 from cellinfer.profiling.sources._columnar import Part, as_categories, as_text
@@ -25,7 +25,6 @@ __all__ = ["Features", "Level", "Paths", "Source", "open_source"]
 Paths = str | Path | Sequence[str | Path]
 Features = Literal["intersection", "union", "refuse"]
 Level = Literal["cell", "site", "well", "treatment"]
-TIME = "Metadata_Time"
 _OBJECT_NUMBERS = ("ObjectNumber", "Metadata_ObjectNumber")
 _KINDS = (_run, _deepprofiler, _cellprofiler, _table)
 _NAMED = 12  # columns that a note names
