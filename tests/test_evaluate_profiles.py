@@ -333,7 +333,7 @@ def test_the_command_prints_and_writes(tmp_path: Path) -> None:
 def test_the_command_refuses_in_one_sentence(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "cellinfer", "evaluate-profiles", str(tmp_path / "none.csv"), "--label", "x"]
     done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 2 and "level well" in done.stderr and "Traceback" not in done.stderr
+    assert done.returncode == 2 and "no table" in done.stderr and "Traceback" not in done.stderr
 
 
 def test_umap_brings_no_rust() -> None:
