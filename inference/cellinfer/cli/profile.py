@@ -42,6 +42,13 @@ def profile(
     negative: Annotated[
         str | None, typer.Option(help="Its value in negative control wells.", show_default=False)
     ] = None,
+    hold_out: Annotated[
+        float,
+        typer.Option(
+            help="Share of each plate's controls that correction never sees, such as 0.25, so that treatments can be "
+            "compared with them."
+        ),
+    ] = 0.0,
     treatment: Annotated[
         list[str] | None,
         typer.Option(help="Column that replicates share; repeat for more.", show_default="by name, with doses"),
@@ -125,6 +132,7 @@ def profile(
             controls=controls,
             control_column=control_column,
             negative=negative,
+            hold_out=hold_out,
             treatment=treatment or None,
             batch=batch,
             qc=qc,
@@ -175,7 +183,7 @@ def _print(result: ProfileResult) -> None:
     console.print(table)
     same = result.info["nearest_neighbour_of_same_plate"]
     if same is not None:
-        whose = "a control" if result.info["controls"] else "a well"
+        whose = "a " + result.info["nearest_neighbour_of"].removesuffix("s")
         console.print(
             f"the nearest neighbour of {whose} is of its own plate in {same['before']:.0%} before, {same['after']:.0%} "
             f"after ({same['chance']:.0%} by chance)"
@@ -196,6 +204,7 @@ def _title(name: str, parameters: dict[str, object]) -> str:
     shown = {
         "aggregate": ("site", "well"),
         "normalise": ("method", "against", "spread"),
+        "hold out controls": ("share",),
         "select features": ("operations",),
         "sphere": ("method", "regularization"),
         "harmonise": ("brought_together",),

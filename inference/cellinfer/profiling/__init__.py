@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from cellinfer.profiling.annotation import annotate
     from cellinfer.profiling.evaluation import ProfileEvaluation, evaluate_profiles
     from cellinfer.profiling.harmony import harmonise
+    from cellinfer.profiling.held_out import hold_out
     from cellinfer.profiling.normalisation import normalise
     from cellinfer.profiling.pairs import PairRules
     from cellinfer.profiling.quality import QualityControl, quality_control
@@ -40,6 +41,7 @@ __all__ = [
     "consensus",
     "evaluate_profiles",
     "harmonise",
+    "hold_out",
     "mean_average_precision",
     "normalise",
     "open_source",
@@ -64,6 +66,7 @@ _MODULES = {
     "consensus": "replicates",
     "evaluate_profiles": "evaluation",
     "harmonise": "harmony",
+    "hold_out": "held_out",
     "mean_average_precision": "retrieval",
     "normalise": "normalisation",
     "open_source": "sources",

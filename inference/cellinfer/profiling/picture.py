@@ -31,6 +31,7 @@ def draw_profiles(
     controls: npt.NDArray[np.bool_] | None,
     features: list[str],
     neighbours: dict[str, float] | None,
+    whose: str,
     path: Path,
 ) -> None:
     """Draw wells before and after, coloured by plate and by what they got.
@@ -45,6 +46,8 @@ def draw_profiles(
         Those of `after`.
     neighbours
         How often the nearest neighbour is of the same plate: `before`, `after` and by `chance`; None for one plate.
+    whose
+        Of which rows that is, such as `controls`.
     path
         PNG file.
     """
@@ -54,7 +57,6 @@ def draw_profiles(
     last = numbers(after, features)
     last = last[:, np.isfinite(last).all(axis=0)]
     axes = figure.subplots(2, 2)
-    whose = "controls" if controls is not None else "wells"
     for column, (title, values) in enumerate((("before", first), ("after", last))):
         points, parts = _components(values)
         points, outside = _within(points)

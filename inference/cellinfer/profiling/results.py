@@ -56,7 +56,10 @@ def write_profiles(work: Work, folder: Path) -> tuple[tuple[Path, ...], dict[str
     if work.settings.picture:
         from cellinfer.profiling.picture import draw_profiles
 
-        draw_profiles(work.tables["Well"], work.table, work.controls, work.names, neighbours, folder / "profile.png")
+        whose = _whose_neighbours(work)
+        draw_profiles(
+            work.tables["Well"], work.table, work.controls, work.names, neighbours, whose, folder / "profile.png"
+        )
         files.append(folder / "profile.png")
     with durable(folder / "profile.json") as partial:
         partial.write_text(json.dumps(info, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
@@ -88,17 +91,29 @@ def _neighbours_of_plates(work: Work) -> dict[str, float] | None:
 
     Of controls, which are alike but for their plate, or of all wells where no controls are known; and, with `treated_`,
     of treated wells among those of other treatments. Steps that are learnt from controls fit these, so that of controls
-    alone the figure after them is too good. Nearest by cosine similarity, of features on one scale.
+    alone the figure after them is too good; where plates have two
+    that were held out, it is of these. Nearest by cosine similarity, of features on one scale.
     """
     wells = work.tables["Well"]
     if work.controls is None:
         return _same_plate(work, np.ones(len(wells), dtype=bool), None)
-    found = _same_plate(work, work.controls, None)
+    controls = work.controls if _whose_neighbours(work) == "controls" else work.held_out
+    assert controls is not None
+    found = _same_plate(work, controls, None)
     if found is None or not work.treatment:
         return found
     known = wells[work.treatment].notna().all(axis=1).to_numpy() & ~work.controls
     treated = _same_plate(work, known, group_rows(wells, work.treatment).codes)
     return found if treated is None else {**found, **{f"treated_{name}": value for name, value in treated.items()}}
+
+
+def _whose_neighbours(work: Work) -> str:
+    """Name the rows that stand for all in `_neighbours_of_plates`; held-out controls if any plate has two of them."""
+    if work.controls is None:
+        return "wells"
+    if work.held_out is None or not work.tables["Well"].loc[work.held_out, PLATE].astype(str).duplicated().any():
+        return "controls"
+    return "held-out controls"
 
 
 def _same_plate(
@@ -137,6 +152,7 @@ def _info(work: Work, neighbours: dict[str, float] | None, files: list[str]) -> 
         "settings": settings,
         "treatment": work.treatment,
         "controls": None if work.controls is None else int(work.controls.sum()),
+        "held_out_controls": 0 if work.held_out is None else int(work.held_out.sum()),
         "steps": [asdict(step) for step in work.steps],
         "left_out_wells": work.left_out,
         "regularization": None
@@ -152,6 +168,7 @@ def _info(work: Work, neighbours: dict[str, float] | None, files: list[str]) -> 
             "tried": choice.tried.astype(object).where(choice.tried.notna(), None).to_dict("records"),
         },
         "nearest_neighbour_of_same_plate": neighbours,
+        "nearest_neighbour_of": _whose_neighbours(work),
         "notes": work.notes,
         "inputs": work.origins,
         "files": files,

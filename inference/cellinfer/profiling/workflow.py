@@ -1,8 +1,8 @@
 """From tables of cells to profiles of treatments, in one go: `profile`, and what it writes.
 
 The steps, in order: cells to sites (median), sites to wells (mean), annotation, wells that failed quality control out,
-wells without cells out, normalisation, feature selection, sphering, Harmony if asked for, consensus. What each did,
-with which scope, is in `profile.json`.
+wells without cells out, controls held out if asked for, normalisation, feature selection, sphering, Harmony if asked
+for, consensus. What each did, with which scope, is in `profile.json`.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from cellinfer.profiling.aggregation import aggregate, aggregate_files
 from cellinfer.profiling.annotation import AnyPath, Layout, annotate
 from cellinfer.profiling.columns import DOSES, PLATE, SITE, TIME, WELL
 from cellinfer.profiling.harmony import harmonise
+from cellinfer.profiling.held_out import HELD_OUT, hold_out
 from cellinfer.profiling.normalisation import normalise
 from cellinfer.profiling.regularisation import Choice, choose_regularization
 from cellinfer.profiling.replicates import OPERATIONS as CONSENSUS
@@ -70,6 +71,9 @@ class ProfileSettings:
     """Column of the layout that marks controls, instead of a query."""
     negative: str | None = None
     """Its value in negative controls."""
+    hold_out: float = 0.0
+    """Share of each plate's controls that normalisation and sphering are not learnt from, so that treatments can be
+    compared with them; see `cellinfer.profiling.held_out`. 0: none."""
     treatment: tuple[str, ...] | None = None
     """Columns that replicates of a treatment share; None: found by their names."""
     batch: str | None = None
@@ -235,6 +239,10 @@ def _settings(settings: ProfileSettings | None, options: Mapping[str, Any]) -> P
             raise InputError(f"The regularisation must be a number or 'nested', not {chosen.regularization!r}.")
     elif not chosen.regularization > 0:
         raise InputError(f"The regularisation must be above 0, and is {chosen.regularization}.")
+    if not 0 <= chosen.hold_out < 1:
+        raise InputError(f"The share of controls to hold out must be from 0 to below 1, and is {chosen.hold_out}.")
+    if chosen.hold_out and chosen.controls is None and chosen.control_column is None:
+        raise InputError("Holding out controls needs to know them: name them by a query, or column and value.")
     if not chosen.clip >= 0:
         raise InputError(f"The largest normalised value must not be negative, and is {chosen.clip}.")
     if (chosen.control_column is None) != (chosen.negative is None):
@@ -289,6 +297,8 @@ class Work:
         self.names: list[str] = []
         self.table = pd.DataFrame()
         self.controls: npt.NDArray[np.bool_] | None = None
+        self.held_out: npt.NDArray[np.bool_] | None = None
+        """Controls that nothing is learnt from, if any."""
 
     def run(self) -> None:
         """Do all steps."""
@@ -298,6 +308,7 @@ class Work:
         self._find_controls()
         self._quality()
         self._without_cells()
+        self._hold_out()
         self.tables["Well"] = self.table
         self._normalise()
         self._select()
@@ -471,6 +482,34 @@ class Work:
             self._drop(gone, [f"{part:.0%} of the features are missing" for part in missing[gone]])
             self._done("wells without cells", "each well", start, notes, most_missing=_MOST_MISSING)
 
+    def _hold_out(self) -> None:
+        """Mark the controls that nothing is learnt from; a mark of an earlier call would be wrong here."""
+        start = self._start()
+        if HELD_OUT in self.table:
+            self.table = self.table.drop(columns=HELD_OUT)
+        if not self.settings.hold_out or self.controls is None:
+            return
+        self.held_out = hold_out(self.table, self.controls, self.settings.hold_out)
+        self.table = self.table.assign(**{HELD_OUT: self.held_out})
+        plates = self.table[PLATE].astype(str)
+        without = sorted(set(plates) - set(plates[self.held_out]))
+        notes = [f"no control is held out on plates with fewer than three: {examples(without)}"] if without else []
+        self._done(
+            "hold out controls",
+            "controls of each plate",
+            start,
+            notes,
+            share=self.settings.hold_out,
+            held_out=int(self.held_out.sum()),
+            learnt_from=int(self._learnt_from.sum()),
+        )
+
+    @property
+    def _learnt_from(self) -> npt.NDArray[np.bool_]:
+        """Controls that normalisation and sphering are learnt from."""
+        assert self.controls is not None
+        return self.controls if self.held_out is None else self.controls & ~self.held_out
+
     def _scope(self, name: str) -> list[str]:
         own = {"plate": [PLATE], "batch": [getattr(self, "_batch", "")], "all": []}[name]
         several = TIME in self.table and self.table[TIME].nunique(dropna=False) > 1
@@ -488,7 +527,7 @@ class Work:
             self.table,
             settings.normalisation,
             by=by,
-            reference=self.controls if against_controls else None,
+            reference=self._learnt_from if against_controls else None,
             features=self.names,
             spread=spread,  # type: ignore[arg-type]
         )
@@ -537,7 +576,7 @@ class Work:
         if not against_controls or self.controls is None:
             return "own"
         codes = group_rows(self.table, by).codes
-        references = np.bincount(codes[self.controls], minlength=codes.max() + 1)
+        references = np.bincount(codes[self._learnt_from], minlength=codes.max() + 1)
         return "pooled" if len(references) > 1 and references.min() < _ENOUGH_FOR_A_SPREAD else "own"
 
     def _select(self) -> None:
@@ -577,8 +616,12 @@ class Work:
         if self.controls is None:
             self.notes.append("sphering: left out, for it is learnt from controls and none were named")
             return
-        start, notes = self._start(), []
-        notes += self._unfit_for_sphering()
+        start, notes = self._start(), self._unfit_for_sphering()
+        if self.held_out is None:
+            notes.append(
+                "learnt from all controls, and so shrinks these more than any other well: compare treatments with each "
+                "other; to compare them with controls (activity), keep some out (--hold-out 0.25)"
+            )
         options: dict[str, Any] = {"method": settings.sphering, "exponent": settings.exponent, "features": self.names}
         value = settings.regularization
         if isinstance(value, str):
@@ -586,7 +629,7 @@ class Work:
             notes += more
         self._report("sphering", 0, 1)
         by = self._scope("batch") if settings.sphering_scope == "batch" else []
-        self.table, self.spherings = sphere(self.table, self.controls, by=by, regularization=value, **options)
+        self.table, self.spherings = sphere(self.table, self._learnt_from, by=by, regularization=value, **options)
         self.names = next(iter(self.spherings.values())).output_features
         self.tables["Well_sphered"] = self.table
         self._done(
@@ -613,10 +656,9 @@ class Work:
 
     def _unfit_for_sphering(self) -> list[str]:
         """Drop features that sphering cannot have."""
-        assert self.controls is not None
         notes = self._without_gaps("sphering", "missing in some wells, and sphering needs every value")
         if self.settings.sphering.endswith("-cor"):
-            controls = numbers(self.table, self.names)[self.controls]
+            controls = numbers(self.table, self.names)[self._learnt_from]
             flat = controls.std(axis=0) <= len(controls) * np.finfo(float).eps * np.abs(controls[0])
             notes += self._leave_out(flat, "sphering", "the same in all controls")
         return notes
@@ -640,14 +682,15 @@ class Work:
         return [f"{len(dropped)} features are left out, being {reason}: {examples(dropped)}"]
 
     def _choose_regularization(self, options: dict[str, Any]) -> tuple[float, list[str]]:
-        assert self.controls is not None
         if not self.treatment:
             raise InputError("Choosing the regularisation needs to know treatments: name their columns.")
         joined = self.table[self.treatment].astype(str).agg(" ".join, axis=1)
         joined = joined.where(self.table[self.treatment].notna().all(axis=1))
+        if self.held_out is not None:
+            joined = joined.where(~self.held_out)  # neither learnt from nor a treatment
         self.choice = choose_regularization(
             pd.concat([self.table[[PLATE, *self.names]], joined.rename("Metadata_Treatment_Replicates")], axis=1),
-            self.controls,
+            self._learnt_from,
             "Metadata_Treatment_Replicates",
             progress=lambda done, total: self._report("regularisation", done, total),
             **options,

@@ -17,6 +17,7 @@ from cellinfer.errors import InputError
 from cellinfer.files import sha256_of
 from cellinfer.profiling.columns import PLATE, SITE, TIME, WELL, feature_columns, is_metadata, metadata_columns
 from cellinfer.profiling.evaluation._asked import find_column, refuse_times
+from cellinfer.profiling.held_out import is_held_out
 from cellinfer.profiling.rows import existing_rows
 from cellinfer.profiling.similarity import Metric, Precision
 
@@ -24,6 +25,7 @@ Mask = NDArray[np.bool_]
 Level = Literal["treatment", "well", "image"]
 
 CONTROL = "_control"
+_HELD_OUT = "_held_out"
 WELL_KEY = "_well"
 _OTHER_NAMES = {PLATE: "Image_Metadata_Plate", WELL: "Image_Metadata_Well", SITE: "Image_Metadata_Site"}
 
@@ -75,7 +77,7 @@ class Profiles:
 
     name: Level
     table: pd.DataFrame
-    """Metadata, with `_control` and, where wells are known, `_well`."""
+    """Metadata, with `_control`, `_held_out` and, where wells are known, `_well`."""
     values: NDArray[np.float64]
     """`(rows, features)`, finite."""
 
@@ -83,6 +85,12 @@ class Profiles:
     def control(self) -> Mask:
         """Which rows are controls."""
         return self.table[CONTROL].to_numpy(bool)
+
+    @property
+    def comparable(self) -> Mask:
+        """Which controls treated rows can be compared with: those that nothing was learnt from, if any are marked."""
+        held_out = self.control & self.table[_HELD_OUT].to_numpy(bool)
+        return held_out if held_out.any() else self.control
 
     def where(self, rows: Mask) -> Profiles:
         """Return some rows."""
@@ -153,7 +161,7 @@ def prepare(table: pd.DataFrame, options: EvaluationOptions, features: Iterable[
     metadata = metadata.assign(**{name: _without_empty(metadata[name]) for name in sorted(asked)})
     none = np.zeros(len(table), np.bool_)
     control = none if options.controls is None else existing_rows(table, options.controls, what="controls")
-    columns: dict[str, NDArray[Any]] = {CONTROL: control}
+    columns: dict[str, NDArray[Any]] = {CONTROL: control, _HELD_OUT: is_held_out(table)}
     site, wells = _first(table, SITE), _wells(metadata)
     if options.level != "treatment":
         refuse_times(metadata, wells, options.treatment_columns, "well")

@@ -14,6 +14,7 @@ import pandas as pd
 from cellinfer.errors import InputError
 from cellinfer.profiling.batch_effects import BatchEffects, batch_effects
 from cellinfer.profiling.evaluation._input import CONTROL, WELL_KEY, EvaluationOptions, Mask, Prepared, Profiles
+from cellinfer.profiling.held_out import HELD_OUT
 from cellinfer.profiling.pairs import Matching, PairRules, split_labels
 from cellinfer.profiling.retrieval import (
     QueryScores,
@@ -117,12 +118,8 @@ def measure(prepared: Prepared, progress: Progress) -> Figures:
             )
     for task in _tasks(prepared):
         _retrieve(task, alike[task.level.name], options, figures, null, progress)
-        if task.name.startswith("activity") and task.name in figures.scores and _are_centred(task.level):
-            figures.notes.append(
-                f"{task.name}: the controls have a mean of 0, so these profiles were centred or sphered on these very "
-                "controls; wells without any effect then differ from them too, and p-values and share_significant say "
-                "too much: keep some controls out of it when profiles are made, and name only those here"
-            )
+        if task.name.startswith("activity") and task.name in figures.scores:
+            figures.notes += _about_controls(task)
     if options.label is not None:
         _nearest(prepared, alike["treatment"], figures, progress)
     if options.treatment is not None and "well" in prepared.levels:
@@ -179,18 +176,37 @@ def _tasks(prepared: Prepared) -> Iterator[_Task]:
                 level,
                 PairRules((options.treatment, CONTROL), different, (), (CONTROL,)),
                 treated,
-                treated | control,
+                treated | level.comparable,
                 options.treatment,
                 (),
                 1,
                 f"queries: treated {level.name}s; positives: the same {options.treatment}{elsewhere}; negatives: "
-                "controls only",
+                f"{'controls' if level.comparable.sum() == control.sum() else 'held-out controls'} only",
             )
+
+
+def _about_controls(task: _Task) -> list[str]:
+    """Say which controls treated rows were compared with, and whether they can be."""
+    control, comparable = int(task.level.control.sum()), int(task.level.comparable.sum())
+    notes = []
+    if comparable < control:
+        notes.append(
+            f"{task.name}: compared with the {comparable} of {control} controls that {HELD_OUT} marks, which nothing "
+            "was learnt from"
+        )
+    if _are_centred(task.level):
+        notes.append(
+            f"{task.name}: the controls have a mean of 0, so these profiles were centred or sphered on these very "
+            "controls; wells without any effect then differ from them too, and p-values and share_significant say "
+            "too much: make profiles with cellinfer profile --hold-out 0.25, or keep some controls out of what they "
+            "are made with and name only those here"
+        )
+    return notes
 
 
 def _are_centred(level: Profiles) -> bool:
     """Tell whether the mean of the controls is 0 in most features, which no untouched profiles have."""
-    values = level.values[level.control]
+    values = level.values[level.comparable]
     return bool(np.mean(np.abs(values.mean(axis=0)) <= _CENTRED * values.std(axis=0)) > 0.5)
 
 
