@@ -62,25 +62,38 @@ def numbers_of(table: pd.DataFrame) -> npt.NDArray[np.float64]:
 
 
 def test_treatments_that_do_nothing_are_active_beside_controls_that_were_learnt_from(tmp_path: Path) -> None:
-    """Of 200 null treatments, p < 0.05 for 5 %: 99.9 % of binomial draws are below 21 (exact tests say fewer)."""
-    shares: dict[str, list[float]] = {"all": [], "cross-fitted": [], "held out": [], "untouched": []}
-    for seed in range(5):
+    """Of 120 null treatments, p < 0.05 for 5 %: 99.9 % of binomial draws are below 15.
+
+    The same controls are found each time, for fewer of them make any figure smaller.
+    """
+    shares: dict[str, list[float]] = {"untouched": [], "all": [], "cross-fitted": [], "held out": []}
+    for seed in range(3):
         table = noise(seed)
-        shares["untouched"].append(active(judge(table)))
-        plain = make(table, tmp_path / f"{seed}a")
-        shares["all"].append(active(found := judge(plain.wells)))
-        assert any("mean of 0" in note and "--hold-out" in note for note in found.notes)
-        shares["cross-fitted"].append(active(judge(_cross_fitted(plain))))
-        held = make(table, tmp_path / f"{seed}b", hold_out=0.5)
-        shares["held out"].append(active(found := judge(held.wells)))
-        assert not any("mean of 0" in note for note in found.notes)
-        assert any("the 24 of 48 controls" in note for note in found.notes)
-        assert "held-out controls only" in found.definitions["activity_by_well"]
+        held = make(table, tmp_path / f"{seed}a", hold_out=0.5).wells
+        plain = make(table, tmp_path / f"{seed}b")
+        for name, each in (
+            ("untouched", table),
+            ("all", plain.wells),
+            ("cross-fitted", _cross_fitted(plain)),
+            ("held out", held),
+        ):
+            found = judge(each.assign(**{HELD_OUT: held[HELD_OUT]}))
+            assert any("the 24 of 48 controls" in note for note in found.notes)
+            shares[name].append(active(found))
     means = {name: float(np.mean(each)) for name, each in shares.items()}
-    assert means["untouched"] < 21 / 200
-    assert means["held out"] < 21 / 200
-    assert means["all"] > 0.3
-    assert means["cross-fitted"] > 0.3  # why controls are held out, and not each transformed by the others
+    assert means["untouched"] < 15 / 120
+    assert means["held out"] < 15 / 120
+    assert means["all"] > 0.25
+    assert means["cross-fitted"] > 0.25  # why controls are held out, and not each transformed by the others
+
+
+def test_an_evaluation_says_whom_it_compared_with(tmp_path: Path) -> None:
+    table = noise(0)
+    plain, held = (judge(make(table, tmp_path / str(share), hold_out=share).wells) for share in (0.0, 0.5))
+    assert any("mean of 0" in note and "--hold-out" in note for note in plain.notes)
+    assert "negatives: controls only" in plain.definitions["activity_by_well"]
+    assert not any("mean of 0" in note for note in held.notes)
+    assert "negatives: held-out controls only" in held.definitions["activity_by_well"]
 
 
 def _cross_fitted(result: ProfileResult) -> pd.DataFrame:

@@ -7,8 +7,10 @@ From centred controls X (n x d): Sigma = X^T X / n = V diag(s) V^T, and with reg
 so that controls have mean 0 and the eigenvalues of their covariance become s / (s + lambda). `ZCA-cor` and `PCA-cor`
 divide features by their standard deviation among controls first. With fewer controls than features, s is 0 in the
 directions in which controls do not vary; W multiplies these by lambda^-1/2, and so the controls themselves, which lie
-in the others, come out smaller than any other well: compare wells with controls that were held out only (`hold_out`). No d x d matrix is made: by the singular
-values of X, (x - mu) W = lambda^-1/2 (x - mu) + ((x - mu) V) (diag((s + lambda)^-1/2) - lambda^-1/2) V^T.
+in the others, come out smaller than any other well: compare wells with held-out controls only (`held_out.hold_out`). No
+d x d matrix is made: by the singular values of X,
+
+    (x - mu) W = lambda^-1/2 (x - mu) + ((x - mu) V) (diag((s + lambda)^-1/2) - lambda^-1/2) V^T
 
 Sources: Kessy, Lewin and Strimmer (2018), The American Statistician 72, 309 (whitening); Ando, McLean and Berndl
 (2017), bioRxiv 161422 (typical variation normalisation); Moshkov et al. (2024), Nature Communications 15, 1594.
