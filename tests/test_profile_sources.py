@@ -16,6 +16,7 @@ from cellinfer.engine import run
 from cellinfer.errors import InputError
 from cellinfer.profiling.aggregation import aggregate, aggregate_files
 from cellinfer.profiling.sources import open_source
+from cellinfer.profiling.workflow import profile
 from cellinfer.simulate import simulate_plate
 
 CELL = ["Metadata_Plate", "Metadata_Well", "Metadata_Site", "Metadata_Time", "ObjectNumber"]
@@ -68,21 +69,60 @@ def test_embeddings_are_joined_by_the_key_of_the_cell(results: Path, tmp_path: P
     embedding = cells.assign(Cells_Embedding_000=values[:, 0], Cells_Embedding_000_DNA=values[:, 1])
     order = np.random.default_rng(0).permutation(len(cells))
     embedding.iloc[order].to_parquet(folder / "Embedding.parquet", index=False)
-    source = open_source(folder)
+    source = open_source(folder, tables="both")
     np.testing.assert_array_equal(source.read(["Cells_Embedding_000", "Cells_Embedding_000_DNA"]), values)
     assert source.notes == []
 
     embedding.iloc[order[1:]].to_parquet(folder / "Embedding.parquet", index=False)
-    source = open_source(folder)
+    source = open_source(folder, tables="embedding")
     assert np.flatnonzero(np.isnan(source.read(["Cells_Embedding_000"]))).tolist() == [order[0]]
     assert "1 of" in source.notes[0]
 
     pd.concat([embedding, embedding.tail(1)]).to_parquet(folder / "Embedding.parquet", index=False)
     with pytest.raises(InputError, match="more than one row"):
-        open_source(folder)
+        open_source(folder, tables="both")
     embedding.assign(Metadata_Site=99).to_parquet(folder / "Embedding.parquet", index=False)
     with pytest.raises(InputError, match="cells that Cells"):
-        open_source(folder)
+        open_source(folder, tables="both")
+
+
+def test_measurements_embedding_or_both(results: Path, tmp_path: Path) -> None:
+    folder = copied(results, tmp_path / "out")
+    measured = open_source(folder).features
+    with pytest.raises(InputError, match=r"has no Embedding\.parquet: run it again with --embed"):
+        open_source(folder, tables="both")
+    cells = pd.read_parquet(folder / "Cells.parquet")[CELL]
+    (folder / "Embedding.parquet").write_bytes(b"not read")
+    assert open_source(folder, tables="measurements").features == measured
+    source = open_source(folder)
+    assert source.features == measured
+    assert "has embeddings, too" in source.notes[0] and "--tables" in source.notes[0]
+    cells.assign(Cells_Embedding_000=1.5).to_parquet(folder / "Embedding.parquet", index=False)
+    source = open_source(folder, tables="embedding")
+    assert source.features == ["Cells_Embedding_000"] and source.notes == [] and source.rows == len(cells)
+    assert set(source.read()[:, 0]) == {1.5}
+    assert open_source(folder, tables="both").features == [*measured, "Cells_Embedding_000"]
+    with pytest.raises(InputError, match="no tables 'all' of a run: choose both"):
+        open_source(folder, tables="all")  # type: ignore[arg-type]
+    profiles().to_parquet(tmp_path / "wells.parquet")
+    with pytest.raises(InputError, match="no result of `cellinfer run`, which alone"):
+        open_source([folder, tmp_path / "wells.parquet"], tables="embedding")
+
+
+def test_profile_says_which_tables_it_took(results: Path, tmp_path: Path) -> None:
+    folder = copied(results, tmp_path / "out")
+    cells = pd.read_parquet(folder / "Cells.parquet")[CELL]
+    values = np.random.default_rng(0).normal(size=(len(cells), 4))
+    embedding = pd.concat([cells, pd.DataFrame(values).add_prefix("Cells_Embedding_00")], axis=1)
+    embedding.to_parquet(folder / "Embedding.parquet", index=False)
+    options = {"sphering": "none", "consensus": "none", "picture": False, "selection": ()}
+    found = profile(folder, tmp_path / "embedding", tables="embedding", **options)
+    assert found.wells.filter(like="Cells_").columns.tolist() == embedding.columns[5:].tolist()
+    assert found.info["settings"]["tables"] == found.info["steps"][0]["parameters"]["tables"] == "embedding"
+    plain = profile(folder, tmp_path / "plain", **options)
+    assert not plain.wells.filter(like="Embedding").columns.size
+    assert plain.info["steps"][0]["parameters"]["tables"] == "measurements"
+    assert any("has embeddings, too" in note for note in plain.notes)
 
 
 def test_a_run_whose_tables_do_not_fit_is_refused(results: Path, tmp_path: Path) -> None:

@@ -61,6 +61,10 @@ def profile(
     features: Annotated[
         str, typer.Option(help="If tables differ in features: intersection, union or refuse.")
     ] = "intersection",
+    tables: Annotated[
+        str | None,
+        typer.Option(help="Of runs with --embed: measurements, embedding or both.", show_default="measurements"),
+    ] = None,
     site: Annotated[str, typer.Option(help="Cells to sites: median or mean.")] = "median",
     well: Annotated[str, typer.Option(help="Sites to wells: mean or median.")] = "mean",
     normalisation: Annotated[str, typer.Option(help="standardise, robustise, robust-mad or none.")] = "standardise",
@@ -137,6 +141,7 @@ def profile(
             batch=batch,
             qc=qc,
             features=features,
+            tables=tables,
             site=site,
             well=well,
             normalisation=_ALIKE.get(normalisation, normalisation),

@@ -38,7 +38,7 @@ from cellinfer.profiling.replicates import consensus
 from cellinfer.profiling.results import TABLES, origin, write_profiles
 from cellinfer.profiling.rows import examples, existing_rows, group_rows, numbers, with_numbers
 from cellinfer.profiling.selection import DEFAULT, select_features
-from cellinfer.profiling.sources import Source, open_source
+from cellinfer.profiling.sources import Source, is_run, open_source
 from cellinfer.profiling.sphering import Sphering, sphere
 from cellinfer.wells import normalise_well
 
@@ -83,6 +83,9 @@ class ProfileSettings:
     the folder that `cellinfer qc` wrote."""
     features: str = "intersection"
     """If tables differ in features: `intersection`, `union` or `refuse`."""
+    tables: str | None = None
+    """Of results of `cellinfer run --embed`: `measurements`, `embedding` or `both`; None: measurements, with a note if
+    there are embeddings. Other tables have no such choice."""
     site: str = "median"
     """How cells become sites."""
     well: str = "mean"
@@ -338,7 +341,11 @@ class Work:
 
     def _aggregate(self) -> None:
         started = time.perf_counter()
-        source = open_source([str(path) for path in self.paths], features=self.settings.features)  # type: ignore[arg-type]
+        source = open_source(
+            [str(path) for path in self.paths],
+            features=self.settings.features,  # type: ignore[arg-type]
+            tables=self.settings.tables,  # type: ignore[arg-type]
+        )
         if not source.rows:
             raise InputError(f"{source.name} has no cells: look at the images, and at how nuclei were found in them.")
         notes = list(source.notes)
@@ -389,6 +396,7 @@ class Work:
             (started, rows, len(self.names)),
             notes,
             level=level,
+            tables=self.settings.tables or ("measurements" if any(map(is_run, self.paths)) else None),
             site=self.settings.site if level == "cell" else None,
             well=self.settings.well if "Site" in self.tables else None,
         )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 import pandas as pd
@@ -20,17 +20,23 @@ from cellinfer.profiling.groups import codes_of
 from cellinfer.profiling.sources import _cellprofiler, _deepprofiler, _run, _table
 from cellinfer.profiling.sources._columnar import Part, as_categories, as_text
 
-__all__ = ["Features", "Level", "Paths", "Source", "open_source"]
+__all__ = ["Features", "Level", "Paths", "Source", "Tables", "is_run", "open_source"]
 
 Paths = str | Path | Sequence[str | Path]
 Features = Literal["intersection", "union", "refuse"]
 Level = Literal["cell", "site", "well", "treatment"]
+Tables = Literal["both", "measurements", "embedding"]
 _OBJECT_NUMBERS = ("ObjectNumber", "Metadata_ObjectNumber")
-_KINDS = (_run, _deepprofiler, _cellprofiler, _table)
+_KINDS = (_deepprofiler, _cellprofiler, _table)
 _NAMED = 12  # columns that a note names
 
 
-def open_source(paths: Paths, *, features: Features = "intersection") -> Source:
+def is_run(path: Path) -> bool:
+    """Tell whether a folder holds results of `cellinfer run`."""
+    return _run.can_read(path)
+
+
+def open_source(paths: Paths, *, features: Features = "intersection", tables: Tables | None = None) -> Source:
     """Open tables of cells or wells.
 
     Parameters
@@ -41,6 +47,10 @@ def open_source(paths: Paths, *, features: Features = "intersection") -> Source:
         of features (`plate/well/site.npz`).
     features
         If not all have the same features: keep those that all have, all of them (NaN where they are not), or refuse.
+    tables
+        Of results of `cellinfer run --embed`: `measurements` of compartments, `embedding`, or `both`; columns of the
+        other kind are never read. None: measurements, and a note says if there are embeddings: with several times as
+        many columns, these would outweigh what was measured.
 
     Returns
     -------
@@ -49,7 +59,8 @@ def open_source(paths: Paths, *, features: Features = "intersection") -> Source:
     Raises
     ------
     InputError
-        If there is no such path, it is none of these, tables do not fit each other, or a row is there twice.
+        If `tables` asks for an embedding that a run has not, or is named for tables that are no run, there is no such
+        path, it is none of these, tables do not fit each other, or a row is there twice.
     """
     chosen = [Path(paths)] if isinstance(paths, str | Path) else [Path(path) for path in paths]
     if not chosen:
@@ -58,14 +69,23 @@ def open_source(paths: Paths, *, features: Features = "intersection") -> Source:
         raise InputError(
             f"Different features cannot be brought together by {features!r}: choose intersection, union or refuse."
         )
-    return Source([_part(path) for path in chosen], features)
+    if tables is not None and tables not in get_args(Tables):
+        raise InputError(f"There are no tables {tables!r} of a run: choose {', '.join(get_args(Tables))}.")
+    return Source([_part(path, tables) for path in chosen], features)
 
 
-def _part(path: Path) -> Part:
+def _part(path: Path, tables: Tables | None = None) -> Part:
     if not path.exists():
         raise InputError(f"There is no {path}: name a result folder or a table.")
+    if _run.can_read(path):
+        return _run.read(path, tables)
     for kind in _KINDS:
         if kind.can_read(path):
+            if tables is not None:
+                raise InputError(
+                    f"{path} is no result of `cellinfer run`, which alone keeps measurements and embeddings apart: "
+                    f"leave the choice of tables ({tables}) away, and give a table that holds the columns you want."
+                )
             part: Part = kind.read(path)
             return part
     what = "folder" if path.is_dir() else "file"

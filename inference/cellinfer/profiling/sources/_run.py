@@ -13,6 +13,7 @@ from cellinfer.profiling.columns import features_among
 from cellinfer.profiling.sources._columnar import Columnar, Panel, Part, as_text
 from cellinfer.profiling.sources._match import match
 
+EMBEDDING = "Embedding.parquet"
 _CELL = (*KEY_COLUMNS[:4], "ObjectNumber")
 
 
@@ -21,8 +22,8 @@ def can_read(path: Path) -> bool:
     return path.is_dir() and ((path / "Cells.parquet").is_file() or (path / "journal.jsonl").is_file())
 
 
-def read(path: Path) -> Part:
-    """Open the tables of a run."""
+def read(path: Path, wanted: str | None = None) -> Part:
+    """Open the tables of a run: its `measurements`, its `embedding`, or `both`; None: measurements, with a note."""
     if missing := [name for name in (*OBJECTS, "Image") if not (path / f"{name}.parquet").is_file()]:
         raise InputError(
             f"The run in {path} is not finished (it has no {missing[0]}.parquet): run the same `cellinfer run` again."
@@ -37,9 +38,15 @@ def read(path: Path) -> Part:
                 f"{name}.parquet and Cells.parquet in {path} are not of the same cells: run the same `cellinfer run` "
                 "again with --fresh."
             )
-        panels.append(panel)
-    if (path / "Embedding.parquet").is_file():
-        panel, missing_cells, strangers = _joined(Columnar(path / "Embedding.parquet"), keys)
+        if wanted != "embedding":
+            panels.append(panel)
+    embedded = (path / EMBEDDING).is_file()
+    if wanted in ("embedding", "both") and not embedded:
+        raise InputError(f"The run in {path} has no {EMBEDDING}: run it again with --embed, or take its measurements.")
+    if wanted is None and embedded:
+        notes.append(f"{path} has embeddings, too, which are left out: choose them by --tables embedding, or both.")
+    if wanted in ("embedding", "both"):
+        panel, missing_cells, strangers = _joined(Columnar(path / EMBEDDING), keys)
         if strangers:
             raise InputError(
                 f"Embedding.parquet in {path} has {strangers:,} cells that Cells.parquet has not: embed the cells of "
