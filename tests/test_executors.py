@@ -20,9 +20,10 @@ import psutil
 import pytest
 import tifffile
 from cellinfer.batching import Batcher
-from cellinfer.engine import RunResult, State, _dispatch, _ledger, _patience, _plan, _threads, run
+from cellinfer.engine import RunResult, State, _dispatch, _ledger, _plan, run
 from cellinfer.engine._memory import BASE, Room, field_bytes, parse_memory, usable_memory
 from cellinfer.errors import EngineError, ImageError, InputError, ModelError
+from cellinfer.patience import PAUSES, Patience
 from cellinfer.pipeline import Pipeline, Settings
 from cellinfer.plate import Field, FieldKey, ImageRef, Plate
 from cellinfer.sessions import Session
@@ -297,8 +298,8 @@ def test_pixels_of_files_that_changed_while_they_were_read_are_not_trusted(
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes")
 def test_reading_that_never_ends_is_given_up(plate: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_threads, "STALL", 1.0)
-    monkeypatch.setattr(_threads, "STALL_PER_PLANE", 0.5)
+    monkeypatch.setattr("cellinfer.patience.STALL", 1.0)
+    monkeypatch.setattr("cellinfer.patience.STALL_PER_PLANE", 0.5)
     monkeypatch.setattr(_ledger, "_LONGEST_LOOK", 0.5)
     os.mkfifo(tmp_path / "hangs")
 
@@ -335,8 +336,8 @@ def test_storage_that_comes_back_is_waited_for(tmp_path: Path, caplog: pytest.Lo
             raise answer
         return answer
 
-    assert _patience.Patience(tmp_path).call(work, pauses.append) == "pixels"
-    assert pauses == list(_patience.PAUSES[:2])
+    assert Patience(tmp_path).call(work, pauses.append) == "pixels"
+    assert pauses == list(PAUSES[:2])
     assert "trying again in 0.5 s" in caplog.text
 
 
@@ -347,12 +348,12 @@ def test_what_waiting_does_not_mend_is_not_waited_for(tmp_path: Path, error: Exc
 
     pauses: list[float] = []
     with pytest.raises(type(error)):
-        _patience.Patience(tmp_path).call(work, pauses.append)
+        Patience(tmp_path).call(work, pauses.append)
     assert pauses == []
 
 
 def test_a_share_that_is_gone_for_good_does_not_cost_every_field_the_wait(tmp_path: Path) -> None:
-    patience, pauses = _patience.Patience(tmp_path / "unmounted"), []
+    patience, pauses = Patience(tmp_path / "unmounted"), []
 
     def work() -> None:
         raise gone(errno.ENOENT)  # without the plate's folder no file is missed
@@ -360,11 +361,11 @@ def test_a_share_that_is_gone_for_good_does_not_cost_every_field_the_wait(tmp_pa
     for _ in range(10):
         with pytest.raises(ImageError):
             patience.call(work, pauses.append)
-    assert len(pauses) == 3 * len(_patience.PAUSES)
+    assert len(pauses) == 3 * len(PAUSES)
     patience.call(lambda: None)
     with pytest.raises(ImageError):
         patience.call(work, pauses.append)
-    assert len(pauses) == 4 * len(_patience.PAUSES)
+    assert len(pauses) == 4 * len(PAUSES)
 
 
 def test_a_field_that_does_not_fit_is_refused_and_the_rest_runs(plate: Path, tmp_path: Path) -> None:

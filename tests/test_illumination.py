@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
+import threading
 import time
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +29,11 @@ from cellinfer.cli import app
 from cellinfer.engine import RunResult, run
 from cellinfer.errors import ImageError, InputError
 from cellinfer.illumination import Illumination, compute_illumination
-from cellinfer.pipeline import Settings
+from cellinfer.images import read_channel
+from cellinfer.journal import field_name
+from cellinfer.pipeline import Settings, read_images
+from cellinfer.plate import Field
+from cellinfer.readers import read_plate
 from numpy.typing import NDArray
 from typer.testing import CliRunner
 
@@ -160,9 +169,9 @@ def test_fields_that_cannot_be_read_are_left_out_and_named(plate: Path, tmp_path
     tifffile.imwrite(spoilt / "A02_s2_GFP.tif", np.zeros((20, 20), np.uint16))
     (spoilt / "A03_s1_GFP.tif").unlink()  # a channel less is no damage
     found = compute_illumination(spoilt)
-    assert set(found.left_out) == {"plate_A01_s1_t1", "plate_A02_s2_t1"}
-    assert "empty" in found.left_out["plate_A01_s1_t1"]
-    assert len(found.used) == 4
+    assert set(found.of().left_out) == {"plate_A01_s1_t1", "plate_A02_s2_t1"}
+    assert "empty" in found.of().left_out["plate_A01_s1_t1"]
+    assert len(found.of().used) == 4
     assert any("2 fields were left out" in note and "plate_A01_s1_t1" in note for note in found.notes)
     kept = [number for number, name in enumerate(("A01_s1", "A01_s2", "A02_s1", "A02_s2", "A03_s1", "A03_s2"))
             if name not in ("A01_s1", "A02_s2")]  # fmt: skip
@@ -181,7 +190,9 @@ def test_what_cannot_be_done_is_refused(plate: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="No field of the plate broken could be read"):
         compute_illumination(broken)
     found = compute_illumination(plate)
-    with pytest.raises(InputError, match="no illumination function of channel 'ER': there are DNA, GFP"):
+    with pytest.raises(
+        InputError, match="no illumination function of channel 'ER' of the plate 'plate': there are DNA, GFP"
+    ):
         found.correct({"ER": np.zeros(SHAPE)})
     with pytest.raises(ImageError, match="20 x 30 pixels, and the illumination functions are for 130 x 150"):
         found.correct({"DNA": np.zeros((20, 30))})
@@ -202,10 +213,12 @@ def test_saved_functions_come_back(plate: Path, tmp_path: Path) -> None:
     found = compute_illumination(plate, tmp_path / "light")
     back = Illumination.load(tmp_path / "light")
     assert back.digest == found.digest
-    assert (back.plate, back.shape, back.used, back.z) == ("plate", SHAPE, found.used, "max")
+    assert list(back.plates) == ["plate"]
+    assert (back.of().shape, back.of().used, back.z) == (SHAPE, found.of().used, "max")
     np.testing.assert_array_equal(back.function("GFP"), found.function("GFP"))
     facts = json.loads((tmp_path / "light" / "illumination.json").read_text())
-    assert (facts["fields"], facts["channels"], facts["sha256"]) == (6, ["DNA", "GFP"], found.digest)
+    assert facts["sha256"] == found.digest
+    assert [(of["plate"], of["fields"], of["channels"]) for of in facts["plates"]] == [("plate", 6, ["DNA", "GFP"])]
     assert cv2.imread(str(tmp_path / "light" / "illumination.png")).std() > 10
     before = (tmp_path / "light" / "illumination.npz").read_bytes()
     compute_illumination(plate, tmp_path / "light")
@@ -231,6 +244,207 @@ def test_damaged_functions_are_refused(plate: Path, tmp_path: Path) -> None:
         (light / name).write_bytes(content)
         with pytest.raises(InputError, match="make them anew"):
             Illumination.load(light)
+
+
+# Several plates in one folder
+
+
+PLATES = r"(?P<plate>[^_]+)_(?P<well>[A-P]\d\d)_s(?P<site>\d+)(?:_t(?P<time>\d+))?_(?P<channel>\w+)\.tif"
+LIGHTS = {"east": 1, "west": -1}
+
+
+def write_plates(folder: Path, shapes: Mapping[str, tuple[int, int]]) -> Path:
+    """Plates of the same cells; light falls off to the left in one, to the right in the other."""
+    folder.mkdir()
+    for name, shape in shapes.items():
+        light = vignette(shape, 0.9)[:, :: LIGHTS.get(name, 1)]
+        for number in range(4):
+            field = draw_cells(number, shape)
+            for channel in ("DNA", "GFP"):
+                path = folder / f"{name}_A{number // 2 + 1:02d}_s{number % 2 + 1}_{channel}.tif"
+                tifffile.imwrite(path, (field[channel] * light).astype(np.uint16))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def plates(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two plates, their fields of one size, lit unevenly from opposite sides."""
+    return write_plates(tmp_path_factory.mktemp("several") / "folder", dict.fromkeys(LIGHTS, SHAPE))
+
+
+def images_of_one(folder: Path, plate: str, channel: str) -> NDArray[np.float64]:
+    return np.stack([tifffile.imread(path) for path in sorted(folder.glob(f"{plate}_*_{channel}.tif"))]).astype(float)
+
+
+@pytest.mark.parametrize("shapes", [{"east": SHAPE, "west": SHAPE}, {"east": (97, 203), "west": SHAPE}])
+def test_each_plate_has_functions_of_its_own(tmp_path: Path, shapes: dict[str, tuple[int, int]]) -> None:
+    folder = write_plates(tmp_path / "folder", shapes)
+    found = compute_illumination(folder, pattern=PLATES)
+    assert list(found.plates) == ["east", "west"]
+    for name, shape in shapes.items():
+        for channel in ("DNA", "GFP"):
+            images = images_of_one(folder, name, channel)
+            np.testing.assert_allclose(found.function(channel, name), by_the_book(images), rtol=1e-6)
+            corrected = found.correct({channel: images[0]}, name)[channel]
+            np.testing.assert_allclose(corrected, images[0] / by_the_book(images), rtol=1e-5)
+        assert found.of(name).shape == shape
+        assert len(found.of(name).used) == 4
+    assert found.function("DNA", "east").argmax() % shapes["east"][1] < found.function("DNA", "west").argmax() % 150
+
+
+def test_the_common_mean_of_plates_is_neither_s(plates: Path) -> None:
+    found = compute_illumination(plates, pattern=PLATES)
+    images = {name: images_of_one(plates, name, "DNA") for name in LIGHTS}
+    common = by_the_book(np.concatenate(list(images.values())))
+    for name in LIGHTS:
+        assert abs(found.function("DNA", name) / common - 1).max() > 0.1
+
+
+def test_it_does_not_matter_in_which_order_or_company_fields_come(plates: Path, tmp_path: Path) -> None:
+    whole = read_plate(plates, pattern=PLATES)
+    found = compute_illumination(whole)
+    fields = [field for pair in zip(whole.fields[:4], whole.fields[4:], strict=True) for field in pair]
+    assert [field.key.plate for field in fields[:3]] == ["east", "west", "east"]
+    assert compute_illumination(replace(whole, fields=tuple(fields)), threads=3).digest == found.digest
+    alone = compute_illumination(replace(whole, fields=whole.fields[4:]))
+    assert alone.digest == found.only("west").digest == found.of("west").digest
+    assert len({found.digest, found.of("east").digest, alone.digest}) == 3
+    exchanged = Illumination(dict(zip(LIGHTS, (found.of("west"), found.of("east")), strict=True)))
+    assert exchanged.digest != found.digest
+
+
+def test_times_of_a_plate_stay_together(tmp_path: Path) -> None:
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    for time_point in (1, 2):
+        tifffile.imwrite(folder / f"east_A01_s1_t{time_point}_DNA.tif", draw_cells(time_point, SHAPE)["DNA"])
+    found = compute_illumination(folder, pattern=PLATES)
+    assert found.of("east").used == ("east_A01_s1_t1", "east_A01_s1_t2")
+
+
+def test_functions_at_full_size_are_kept_of_few_plates(tmp_path: Path) -> None:
+    names = [f"p{number:02d}" for number in range(5)]
+    found = compute_illumination(write_plates(tmp_path / "folder", dict.fromkeys(names, (40, 52))), pattern=PLATES)
+    for name in names:
+        first = found.function("DNA", name)
+        assert found.function("DNA", name) is first
+        assert found.function("GFP", name).shape == (40, 52)
+    kept = sum(function.nbytes for functions in found._kept.values() for function in functions.values())
+    assert kept == found.bytes_kept == 2 * 2 * 4 * 40 * 52
+    np.testing.assert_array_equal(found.function("DNA", names[0]), found.of(names[0]).function("DNA"))
+
+
+def test_which_plate_is_meant_must_be_clear(plates: Path) -> None:
+    found = compute_illumination(plates, pattern=PLATES)
+    images = {"DNA": np.ones(SHAPE, np.float32)}
+    with pytest.raises(InputError, match=r"images alone do not say .* of the plates east, west"):
+        found.correct(images)
+    with pytest.raises(InputError, match=r"no illumination functions of the plate 'north': .* plates east, west"):
+        found.correct(images, "north")
+    with pytest.raises(InputError, match="no illumination functions of the plate 'north'"):
+        found.only("north")
+    east = found.only("east")
+    for name in (None, "east", "north"):  # those of one plate are for any
+        np.testing.assert_array_equal(east.function("DNA", name), found.function("DNA", "east"))
+
+
+def test_functions_of_several_plates_come_back(plates: Path, tmp_path: Path) -> None:
+    light = tmp_path / "light"
+    found = compute_illumination(plates, light, pattern=PLATES)
+    back = Illumination.load(light)
+    assert list(back.plates) == ["east", "west"]
+    assert back.digest == found.digest
+    for name in LIGHTS:
+        np.testing.assert_array_equal(back.function("GFP", name), found.function("GFP", name))
+    facts = (light / "illumination.json").read_text()
+    for before, after in (('"plate": "west"', '"plate": "north"'), ('"plate": "west"', '"plate": "east"')):
+        assert facts.count(before) == 1
+        (light / "illumination.json").write_text(facts.replace(before, after))
+        with pytest.raises(InputError, match="altered or damaged: make them anew"):
+            Illumination.load(light)
+
+
+def test_functions_saved_when_a_folder_was_one_plate_are_still_read(plate: Path, tmp_path: Path) -> None:
+    light = tmp_path / "light"
+    found = compute_illumination(plate, light)
+    facts = json.loads((light / "illumination.json").read_text())
+    (light / "illumination.json").write_text(json.dumps(facts | facts.pop("plates")[0]))
+    assert "plates" not in json.loads((light / "illumination.json").read_text())
+    back = Illumination.load(light)
+    assert (list(back.plates), back.digest) == (["plate"], found.digest)
+
+
+def test_the_picture_of_many_plates_is_bounded(tmp_path: Path) -> None:
+    sizes = []
+    for count in (1, 12, 15):
+        names = [f"p{number:02d}" for number in range(count)]
+        some = compute_illumination(write_plates(tmp_path / f"{count}", {names[0]: (40, 52)}), pattern=PLATES)
+        Illumination({name: replace(some.of(), plate=name) for name in names}).save(tmp_path / f"{count}")
+        sizes.append(cv2.imread(str(tmp_path / f"{count}" / "illumination.png")).shape)
+    assert sizes[1][0] > 5 * sizes[0][0]
+    assert sizes[1] == sizes[2]
+
+
+def spoil(folder: Path, plates: Path, names: str) -> Path:
+    """Copy plates; files of one of them are damaged."""
+    folder.mkdir()
+    for path in plates.iterdir():
+        (folder / path.name).write_bytes(b"" if path.match(names) else path.read_bytes())
+    return folder
+
+
+def test_notes_name_the_plates_briefly(plates: Path, tmp_path: Path) -> None:
+    folder = spoil(tmp_path / "folder", plates, "east_A01_*")
+    for path in folder.glob("west_*_GFP.tif"):
+        tifffile.imwrite(path, np.zeros(SHAPE, np.uint16))
+    few, dark, left_out = compute_illumination(folder, pattern=PLATES).notes
+    assert few.startswith(
+        "the illumination functions of the plates east, west come from 2 to 4 fields each: with fewer"
+    )
+    assert dark == "the mean image of GFP of the plate west is dark: that channel is left as it is"
+    assert left_out.startswith(
+        "2 fields of the plate east were left out of the illumination functions, such as east_A01"
+    )
+    names = [f"p{number:02d}" for number in range(30)]
+    many = compute_illumination(write_plates(tmp_path / "many", dict.fromkeys(names, (16, 16))), pattern=PLATES)
+    assert "of the plates p00, p01, p02, p03, p04, p05 and 24 more come from 4 fields each" in many.notes[0]
+    assert max(map(len, many.notes)) < 250
+
+
+def test_a_field_whose_reading_never_ends_is_left_out(plates: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cellinfer.patience.STALL", 1.0)
+    monkeypatch.setattr("cellinfer.patience.STALL_PER_PLANE", 0.5)
+    go_on = threading.Event()
+
+    def hangs(field: Field, channel: str, **options: Any) -> NDArray[Any]:
+        if (field.key.plate, field.key.well) == ("west", "A01"):
+            go_on.wait(60)
+        return read_channel(field, channel, **options)
+
+    monkeypatch.setattr("cellinfer.illumination.read_channel", hangs)
+    found = compute_illumination(plates, pattern=PLATES, threads=2)
+    go_on.set()
+    assert set(found.of("west").left_out) == {"west_A01_s1_t1", "west_A01_s2_t1"}
+    assert "reading did not end within 2 s: is the storage there?" in found.notes[-1]
+    assert len(found.of("east").used) == 4
+    images = images_of_one(plates, "west", "DNA")[2:]
+    np.testing.assert_allclose(found.function("DNA", "west"), by_the_book(images), rtol=1e-6)
+
+
+def test_storage_that_comes_back_is_waited_for(plates: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cellinfer.patience.PAUSES", (0.0, 0.0))
+    failed: set[str] = set()
+
+    def shaky(field: Field, channel: str, **options: Any) -> NDArray[Any]:
+        if channel == "GFP" and (name := field_name(field)) not in failed:
+            failed.add(name)
+            raise ImageError("cannot open it") from OSError(errno.EIO, "the share is away")
+        return read_channel(field, channel, **options)
+
+    monkeypatch.setattr("cellinfer.illumination.read_channel", shaky)
+    found = compute_illumination(plates, pattern=PLATES)
+    assert len(failed) == 8
+    assert not any(functions.left_out for functions in found.plates.values())
 
 
 # Runs
@@ -269,7 +483,7 @@ def test_a_run_corrects_before_it_measures(plate: Path, tmp_path: Path) -> None:
     np.testing.assert_array_equal(pipeline.analyse(field).labels["Nuclei"], labels)
     info = json.loads((out / "run.json").read_text())
     assert info["illumination"] == {
-        "plate": "plate", "fields": 6, "left_out": 0, "channels": ["DNA", "GFP"], "sha256": found.digest,
+        "plates": {"plate": {"fields": 6, "left_out": 0, "channels": ["DNA", "GFP"]}}, "sha256": found.digest,
     }  # fmt: skip
     assert "correct" in info["seconds"]["by_stage_summed_over_fields"]
 
@@ -339,7 +553,7 @@ def test_a_result_folder_in_a_store_keeps_functions_and_embeddings(plate: Path, 
             assert analyse(plate, "memory://light/out", embed=model).reused == reused  # type: ignore[arg-type]
         for name, content in contents(tmp_path / "out").items():
             assert store.cat_file(f"/light/out/{name}") == content
-        assert Illumination.load("memory://light/out/illumination").plate == "plate"
+        assert Illumination.load("memory://light/out/illumination").names == "plate"
         analyse(plate, "memory://light/out", None)  # type: ignore[arg-type]
         assert not store.exists("/light/out/Embedding.parquet")
     finally:
@@ -383,8 +597,8 @@ def test_functions_that_do_not_fit_are_computed_anew_or_refused(plate: Path, tmp
     out = tmp_path / "out"
     compute_illumination(plate, out / "illumination", channels={"DNA": "DNA"})
     result = analyse(plate, out)
-    assert any("of other images: they were computed anew" in note for note in result.notes)
-    assert set(Illumination.load(out / "illumination").smooth) == {"DNA", "GFP"}
+    assert any("not of all these images: they were computed anew" in note for note in result.notes)
+    assert set(Illumination.load(out / "illumination").of().smooth) == {"DNA", "GFP"}
     (out / "illumination" / "illumination.npz").write_bytes(b"")
     result = analyse(plate, out)
     assert any("computed anew" in note for note in result.notes)
@@ -421,3 +635,104 @@ def test_the_command_line(plate: Path, tmp_path: Path) -> None:
     )  # fmt: skip
     assert done.exit_code == 0, done.output
     assert "illumination functions come from 6 fields" in done.output
+
+
+def test_a_run_corrects_each_plate_by_its_own(plates: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    result = analyse(plates, out, pattern=PLATES)
+    assert any("of the plates east, west come from 4 fields each" in note for note in result.notes)
+    found = Illumination.load(out / "illumination")
+    table = pd.read_parquet(out / "Nuclei.parquet").query("Metadata_Well == 'A02' and Metadata_Site == 1")
+    for name in LIGHTS:
+        labels = tifffile.imread(out / "labels" / "Nuclei" / f"{name}_A02_s1_t1.ome.tiff")
+        image = images_of_one(plates, name, "GFP")[2]
+        nuclei = table[table["Metadata_Plate"] == name]
+        assert len(nuclei) == labels.max() > 3
+        for of, own in (("east", name == "east"), ("west", name == "west")):
+            corrected = image / found.function("GFP", of).astype(np.float64)
+            means = [corrected[labels == number].mean() for number in nuclei["ObjectNumber"]]
+            same = np.isclose(nuclei["Nuclei_Intensity_MeanIntensity_GFP"], means, rtol=1e-5)
+            assert same.all() if own else not same.any()
+    info = json.loads((out / "run.json").read_text())
+    assert {name: of["fields"] for name, of in info["illumination"]["plates"].items()} == {"east": 4, "west": 4}
+    again = analyse(plates, out, pattern=PLATES)
+    assert again.reused == 8
+    before = contents(out)
+    analyse(plates, out, pattern=PLATES, fresh=True, workers=2)
+    assert contents(out) == before
+
+
+def test_a_callback_of_one_plate_takes_its_functions(plates: Path) -> None:
+    found = compute_illumination(plates, pattern=PLATES)
+    options: dict[str, Any] = {"device": "cpu", "threads": 1, "precision": "float32", "diameter": 22}
+    field = read_plate(plates, pattern=PLATES).fields[5]
+    images = read_images(field)
+    several = cellinfer.load("nuclei", illumination=found, **options)
+    with pytest.raises(InputError, match=r"choose with Illumination.only\(PLATE\), of the plates east, west"):
+        several.analyse(images)
+    alone = cellinfer.load("nuclei", illumination=found.only("west"), **options).analyse(images)
+    own = several.analyse(field)
+    assert (own.image["Metadata_Plate"], len(own.nuclei)) == ("west", len(alone.nuclei))
+    column = "Nuclei_Intensity_MeanIntensity_GFP"
+    assert own.nuclei[column].tolist() == alone.nuclei[column].tolist()
+
+
+def test_given_functions_must_be_of_every_plate_or_of_one_alone(plates: Path, tmp_path: Path) -> None:
+    found = compute_illumination(plates, pattern=PLATES)
+    result = analyse(plates, tmp_path / "out", found.only("west"), pattern=PLATES)
+    assert result.complete
+    assert any("functions are those of the plate 'west'" in note for note in result.notes)
+    third = spoil(tmp_path / "third", plates, "nothing")
+    for path in plates.glob("west_*"):
+        (third / path.name.replace("west", "north")).write_bytes(path.read_bytes())
+    with pytest.raises(InputError, match="no illumination functions of the plate 'north'"):
+        analyse(third, tmp_path / "none", found, pattern=PLATES)
+    assert not (tmp_path / "none").exists()
+
+
+def test_a_plate_that_cannot_be_read_costs_only_itself(plates: Path, tmp_path: Path) -> None:
+    folder, out = spoil(tmp_path / "folder", plates, "west_*"), tmp_path / "out"
+    result = analyse(folder, out, pattern=PLATES)
+    assert set(result.failed) == {f"west_{well}_s{site}_t1" for well in ("A01", "A02") for site in (1, 2)}
+    assert any(
+        "no illumination functions of the plate west, no field of which could be read" in n for n in result.notes
+    )
+    assert result.cells > 0
+    partly = Illumination.load(out / "illumination")
+    with pytest.raises(InputError, match="of the plate 'west': none of its fields could be read"):
+        partly.correct({"DNA": np.ones(SHAPE)}, "west")  # and not by those of the other plate
+    with pytest.raises(InputError, match="of the plate 'west': none of its fields could be read"):
+        partly.only("west")
+    given = analyse(plates, tmp_path / "given", partly, pattern=PLATES)
+    assert set(given.failed) == set(result.failed)
+    assert "none of its fields could be read" in given.failed["west_A01_s1_t1"]
+    for path in plates.glob("west_*"):
+        (folder / path.name).write_bytes(path.read_bytes())
+    assert analyse(folder, out, pattern=PLATES).complete
+    assert Illumination.load(out / "illumination").digest == compute_illumination(plates, pattern=PLATES).digest
+    for path in folder.iterdir():
+        path.write_bytes(b"")
+    with pytest.raises(
+        InputError, match="No field of the plate folder could be read for the illumination; east_A01_s1"
+    ):
+        compute_illumination(folder, pattern=PLATES)
+
+
+def test_the_command_line_on_several_plates(plates: Path, tmp_path: Path) -> None:
+    light = tmp_path / "light"
+    done = CliRunner().invoke(app, ["illumination", str(plates), "--out", str(light), "--pattern", PLATES])
+    assert done.exit_code == 0, done.output
+    assert "8 fields of the plates east, west ->" in done.output
+    assert re.search(r"DNA: brightest place 1\.\d\d to 1\.\d\d times", done.output)
+
+
+def test_ctrl_c_is_answered_with_one_line(plate: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*arguments: Any, **options: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("cellinfer.illumination.median_disk", interrupted)
+    done = CliRunner().invoke(app, ["illumination", str(plate), "--out", str(tmp_path / "light")])
+    assert done.exit_code == 130
+    assert done.output.strip().splitlines()[-1] == "stopped; run the same command again"
+    assert "Traceback" not in done.output
+    assert not (tmp_path / "light").exists()

@@ -622,10 +622,11 @@ def test_local_work_does_not_import_fsspec(plate: Path) -> None:
 def test_an_image_that_the_store_fails_to_give_once_is_asked_for_again(
     memory: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from cellinfer.engine import _dispatch, _patience
+    from cellinfer import patience
+    from cellinfer.engine import _dispatch
 
     monkeypatch.setattr(_dispatch, "SETTLE", 0.1)
-    monkeypatch.setattr(_patience, "PAUSES", (0.0, 0.0))
+    monkeypatch.setattr(patience, "PAUSES", (0.0, 0.0))
     fetched, failed = storage._fetched, Counter[str]()
 
     def shaky(url: str) -> bytes:

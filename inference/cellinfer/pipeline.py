@@ -180,7 +180,8 @@ class Pipeline:
     embedder
         A second model, which describes each cell that was found; None does without.
     illumination
-        Functions by which images are divided before all else; None takes them as they were recorded.
+        Functions by which images are divided before all else, those of its plate for a plate's `Field`; arrays know no
+        plate, and need functions of one alone (`Illumination.only`). None takes images as they were recorded.
 
     Raises
     ------
@@ -249,7 +250,8 @@ class Pipeline:
         ImageError
             If a plane cannot be read.
         InputError
-            If a channel is missing, or planes differ in size.
+            If a channel is missing, planes differ in size, or there are illumination functions of several plates and
+            the field is of none of these.
         """
         seconds: dict[str, float] = {}
         with _timed(seconds, "read"):
@@ -262,7 +264,7 @@ class Pipeline:
         recorded, scales = images, full_scales(images, settings.measurements)
         if self.illumination is not None:
             with _timed(seconds, "correct"):
-                images = self.illumination.correct(recorded)
+                images = self.illumination.correct(recorded, field.key.plate if isinstance(field, Field) else None)
         with _timed(seconds, "segment"):
             found = segment_image(
                 images[settings.nuclei],
@@ -444,7 +446,7 @@ def _field_diameter(pipeline: Pipeline, field: Field) -> float | None:
     try:
         image = read_channel(field, pipeline.settings.nuclei, z=pipeline.settings.z)
         if pipeline.illumination is not None:
-            image = pipeline.illumination.correct_channel(image, pipeline.settings.nuclei)
+            image = pipeline.illumination.correct_channel(image, pipeline.settings.nuclei, field.key.plate)
         return estimate_diameter(image, pipeline.session, invert=pipeline.settings.invert)
     except Exception:  # the field will say why when it is analysed
         return None

@@ -33,7 +33,7 @@ _T = TypeVar("_T")
 _log = logging.getLogger(__name__)
 
 PAUSES = (0.5, 2.0)
-"""Seconds between tries to write; the stores' own clients try again too, and `engine._patience` reading of images."""
+"""Seconds between tries to write; the stores' own clients try again too, and `cellinfer.patience` reading of images."""
 _FINAL = (FileNotFoundError, PermissionError, FileExistsError, IsADirectoryError, NotADirectoryError)
 _RANGE = 128 << 10
 """Bytes fetched at least where a file is read in ranges."""

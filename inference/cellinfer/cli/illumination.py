@@ -23,17 +23,13 @@ def illumination(
     layout: LayoutOption = "auto",
     threads: Annotated[int, typer.Option(help="Threads that read; 0: one for each core, at most 4.", min=0)] = 0,
 ) -> None:
-    """Compute illumination functions of a plate, for `cellinfer run --illumination OUT`."""
-    from rich.console import Console
-    from rich.progress import Progress
-
-    from cellinfer.cli._shared import announce_compilation, parse_channels
+    """Compute illumination functions of each plate in a folder, for `cellinfer run --illumination OUT`."""
+    from cellinfer.cli._shared import announce_compilation, parse_channels, progress_by_name
     from cellinfer.illumination import compute_illumination
     from cellinfer.images import parse_z
 
     announce_compilation()
-    with Progress(console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("reading fields", total=None)
+    with progress_by_name("stopped; run the same command again") as report:
         found = compute_illumination(
             plate,
             out,
@@ -42,10 +38,12 @@ def illumination(
             layout=layout,
             channels=parse_channels(channel),
             threads=threads,
-            progress=lambda done, total: bar.update(task, completed=done, total=total),
+            progress=lambda done, total: report("reading fields", done, total),
         )
     for note in found.notes:
         typer.echo(f"note: {note}")
-    for name in found.smooth:
-        typer.echo(f"{name}: brightest place {found.function(name).max():.2f} times as bright as the darkest")
-    typer.echo(f"{len(found.used)} fields of {found.plate} -> {out}")
+    for name, (least, most) in found.brightest().items():
+        times = f"{least:.2f}" if len(found.plates) == 1 else f"{least:.2f} to {most:.2f}"
+        typer.echo(f"{name}: brightest place {times} times as bright as the darkest")
+    fields = sum(len(functions.used) for functions in found.plates.values())
+    typer.echo(f"{fields} fields of {found.names} -> {out}")

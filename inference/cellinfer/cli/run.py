@@ -92,8 +92,8 @@ def run(
     illumination: Annotated[
         str | None,
         typer.Option(
-            help="Divide images by illumination functions: auto computes them from the plate, or the folder of "
-            "'cellinfer illumination'."
+            help="Divide images by illumination functions: auto computes them, for each plate its own, or the folder "
+            "of 'cellinfer illumination'."
         ),
     ] = None,
     pattern: PatternOption = None,

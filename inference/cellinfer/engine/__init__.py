@@ -134,9 +134,9 @@ def run(
     embed_mask, embed_box
         See `cellinfer.embedding.Embedder`.
     illumination
-        Divide images by illumination functions before all else: `"auto"` computes them from the plate, into the result
-        folder, and takes those that an earlier run computed there; or functions of `cellinfer.compute_illumination`, or
-        their folder. None takes images as they are.
+        Divide images by illumination functions before all else, each plate in the folder by its own: `"auto"` computes
+        them, into the result folder, and takes those that an earlier run computed there; or functions of
+        `cellinfer.compute_illumination`, or their folder. None takes images as they are.
     pattern, layout, channels
         See `cellinfer.readers.read_plate`.
     workers
@@ -207,7 +207,7 @@ def run(
     given = None
     if illumination is not None and illumination != "auto":
         given = illumination if isinstance(illumination, Illumination) else Illumination.load(illumination)
-        given.check_channels(plate.channels)
+        given.check(plate)
     with owned(folder), Journal(folder / "journal.jsonl") as journal, staged(folder, last="run.json") as here:
         light = None
         if illumination is not None:

@@ -21,13 +21,13 @@ from cellinfer._version import __version__
 from cellinfer.embedding import Mask, load_embedder
 from cellinfer.engine._light import FOLDER as LIGHT
 from cellinfer.engine._memory import field_bytes
-from cellinfer.engine._patience import Patience
 from cellinfer.errors import CellinferError, DeviceError, EngineError, ImageError, ModelError, OutputError
 from cellinfer.illumination import Illumination
 from cellinfer.images import files_of
 from cellinfer.journal import Entry, field_name, fingerprint
 from cellinfer.outputs.labels import write_labels, write_uncertainty
 from cellinfer.outputs.shards import write_shard
+from cellinfer.patience import Patience
 from cellinfer.pipeline import FieldResult, Pipeline, Settings
 from cellinfer.plate import Field
 from cellinfer.precision import Precision

@@ -17,11 +17,11 @@ import cellinfer_models
 from cellinfer import embedding
 from cellinfer._version import __version__
 from cellinfer.engine._job import LABELS, Embedding, Job, Outcome, peak_bytes
-from cellinfer.engine._patience import within
 from cellinfer.errors import OutputError
 from cellinfer.files import PARTIAL, output_errors, sha256_of
 from cellinfer.journal import Entry, Journal, field_name, fingerprint
 from cellinfer.outputs.shards import Shard, read_shard, shard_of
+from cellinfer.patience import within
 from cellinfer.pipeline import KEY_COLUMNS, Pipeline, empty_result, plate_diameter
 from cellinfer.plate import Field, Plate
 from cellinfer.storage import AnyPath, RemotePath, Version, ahead, find, is_remote, join, open_file, remove

@@ -59,17 +59,20 @@ def settle_light(
     """
     place, notes = folder / FOLDER, []
     if given is not None:
-        if given.plate != plate.name:
-            notes.append(f"the illumination functions are those of the plate {given.plate!r}")
+        only = next(iter(given.plates)) if len(given.plates) == 1 else None
+        if only is not None and not given.covers(plate):
+            notes.append(f"the illumination functions are those of the plate {only!r}")
         before = _kept(place, [])
         if before is None or before.digest != given.digest:
             given.save(place)
         return Light(given, [*notes, *given.notes], False)
     before = None if fresh else _kept(place, notes)
     if before is not None:
-        if before.plate == plate.name and before.z == z and set(plate.channels) <= set(before.smooth):
+        if before.z == z and before.covers(plate):
             return Light(before, [*notes, *before.notes], True)
-        notes.append("the illumination functions in the result folder are of other images: they were computed anew")
+        notes.append(
+            "the illumination functions in the result folder are not of all these images: they were computed anew"
+        )
     found = compute_illumination(plate, z=z, threads=threads, progress=progress)
     found.save(place)
     return Light(found, [*notes, *found.notes], False)

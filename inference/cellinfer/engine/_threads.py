@@ -15,11 +15,8 @@ from cellinfer.engine._memory import Room
 from cellinfer.engine._plan import Plan
 from cellinfer.errors import CellinferError
 from cellinfer.journal import Entry, field_name
+from cellinfer.patience import longest_read, stalled
 from cellinfer.plate import Field
-
-STALL = 180.0
-STALL_PER_PLANE = 10.0
-"""Seconds after which reading one field is given up, and more for each of its planes: a share may hang for ever."""
 
 
 @dataclass(frozen=True)
@@ -143,14 +140,12 @@ class Threads:
         now = time.monotonic()
         for task in list(self._in_work.values()):
             with task.lock:
-                planes = sum(map(len, task.field.images.values()))
-                if not task.since or now - task.since <= STALL + STALL_PER_PLANE * planes:
+                if not task.since or now - task.since <= longest_read(task.field):
                     continue
                 task.dropped, task.since = True, 0.0
             self._room.give_back(task.need)
             self._start(self._reading)
-            reason = f"reading did not end within {STALL + STALL_PER_PLANE * planes:g} s: is the storage there?"
-            entry = Entry(field_name(task.field), "", "failed", reason, "", {}, retryable=True)
+            entry = Entry(field_name(task.field), "", "failed", stalled(task.field), "", {}, retryable=True)
             self._finished.put((task, Outcome(entry)))
 
     def _reading(self) -> None:

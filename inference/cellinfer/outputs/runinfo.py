@@ -88,8 +88,11 @@ def _embedding(embedder: Embedder) -> dict[str, Any]:
 
 
 def _illumination(light: Illumination) -> dict[str, Any]:
-    made = {"plate": light.plate, "fields": len(light.used), "left_out": len(light.left_out)}
-    return made | {"channels": list(light.smooth), "sha256": light.digest}
+    plates = {
+        name: {"fields": len(of.used), "left_out": len(of.left_out), "channels": list(of.smooth)}
+        for name, of in light.plates.items()
+    }
+    return {"plates": plates, "sha256": light.digest}
 
 
 def package_versions() -> dict[str, str]:

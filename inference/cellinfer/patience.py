@@ -1,4 +1,4 @@
-"""Bounded retry with back-off for storage that comes and goes."""
+"""Storage that comes and goes, or hangs: bounded retry with back-off, and reading that is given up."""
 
 from __future__ import annotations
 
@@ -7,9 +7,12 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Generator, Iterable
+from concurrent.futures import Future, wait
 from typing import TypeVar
 
+from cellinfer.plate import Field
 from cellinfer.storage import AnyPath
 
 _T = TypeVar("_T")
@@ -18,6 +21,21 @@ PAUSES = (0.5, 1.0, 2.0, 4.0)
 """Seconds between tries."""
 _FINAL = {errno.ENOENT, errno.EACCES, errno.EPERM, errno.EISDIR, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP}
 _GIVEN_UP = 3
+STALL = 180.0
+STALL_PER_PLANE = 10.0
+"""Seconds after which reading one field is given up, and more for each of its planes: a share may hang for ever."""
+_PARTING = 1.0
+"""Seconds in which reading that is no longer wanted may end."""
+
+
+def longest_read(field: Field) -> float:
+    """Return the seconds after which reading a field is given up."""
+    return STALL + STALL_PER_PLANE * sum(map(len, field.images.values()))
+
+
+def stalled(field: Field) -> str:
+    """Return why a field is given up whose reading does not end."""
+    return f"reading did not end within {longest_read(field):g} s: is the storage there?"
 
 
 def within(seconds: float, work: Callable[[], _T], otherwise: _T) -> _T:
@@ -28,6 +46,53 @@ def within(seconds: float, work: Callable[[], _T], otherwise: _T) -> _T:
         return done.get(timeout=seconds)
     except queue.Empty:
         return otherwise
+
+
+def read_ahead(
+    read: Callable[[Field], _T], fields: Iterable[Field], count: int, given_up: Callable[[Field], _T]
+) -> Generator[_T, None, None]:
+    """Yield what `read` returns for each field, in order, while up to `count` are being read.
+
+    Parameters
+    ----------
+    read
+        Called from threads. What it raises is raised here.
+    fields, count
+        The fields, and how many are read at a time.
+    given_up
+        Returns what is yielded for a field whose reading does not end; the thread that reads it is left behind.
+    """
+    reading: deque[tuple[Field, float, Future[_T]]] = deque()
+
+    def oldest() -> _T:
+        field, since, future = reading[0]
+        wait([future], max(0.0, since + longest_read(field) - time.monotonic()))
+        reading.popleft()
+        return future.result() if future.done() else given_up(field)
+
+    try:
+        for field in fields:
+            ready = [oldest()] if len(reading) >= count else []
+            reading.append((field, time.monotonic(), _begun(read, field)))
+            yield from ready
+        while reading:
+            yield oldest()
+    finally:  # interrupted: threads that decode while the interpreter ends may crash it
+        wait([future for _, _, future in reading], _PARTING)
+
+
+def _begun(read: Callable[[Field], _T], field: Field) -> Future[_T]:
+    """Start reading on a thread that a read that never returns does not keep alive."""
+    future: Future[_T] = Future()
+
+    def work() -> None:
+        try:
+            future.set_result(read(field))
+        except BaseException as error:
+            future.set_exception(error)
+
+    threading.Thread(target=work, daemon=True).start()
+    return future
 
 
 class Patience:
