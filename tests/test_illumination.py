@@ -289,7 +289,8 @@ def test_each_plate_has_functions_of_its_own(tmp_path: Path, shapes: dict[str, t
             np.testing.assert_allclose(corrected, images[0] / by_the_book(images), rtol=1e-5)
         assert found.of(name).shape == shape
         assert len(found.of(name).used) == 4
-    assert found.function("DNA", "east").argmax() % shapes["east"][1] < found.function("DNA", "west").argmax() % 150
+    halves = {name: np.array_split(found.function("DNA", name), 2, axis=1) for name in shapes}
+    assert {name: left.mean() > right.mean() for name, (left, right) in halves.items()} == {"east": True, "west": False}
 
 
 def test_the_common_mean_of_plates_is_neither_s(plates: Path) -> None:
@@ -374,14 +375,15 @@ def test_functions_saved_when_a_folder_was_one_plate_are_still_read(plate: Path,
     assert (list(back.plates), back.digest) == (["plate"], found.digest)
 
 
-def test_the_picture_of_many_plates_is_bounded(tmp_path: Path) -> None:
+def test_the_picture_of_many_plates_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cellinfer.illumination._DRAWN", 3)
     sizes = []
-    for count in (1, 12, 15):
+    for count in (1, 3, 5):
         names = [f"p{number:02d}" for number in range(count)]
         some = compute_illumination(write_plates(tmp_path / f"{count}", {names[0]: (40, 52)}), pattern=PLATES)
         Illumination({name: replace(some.of(), plate=name) for name in names}).save(tmp_path / f"{count}")
         sizes.append(cv2.imread(str(tmp_path / f"{count}" / "illumination.png")).shape)
-    assert sizes[1][0] > 5 * sizes[0][0]
+    assert sizes[1][0] > 2 * sizes[0][0]
     assert sizes[1] == sizes[2]
 
 

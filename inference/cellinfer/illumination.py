@@ -657,8 +657,11 @@ def _draw(found: Illumination, path: Path) -> None:
     several = len(made) > 1
     columns = len(channels) if several else min(3, len(channels))
     rows = len(drawn) if several else -(-len(channels) // columns)
-    figure = Figure(figsize=(4.2 * columns, 3.8 * rows), facecolor="white", layout="constrained")
+    across, down = 4.2 * columns, 3.8 * rows
+    figure = Figure(figsize=(across, down), facecolor="white", layout=None if several else "constrained")
     FigureCanvasAgg(figure)
+    if several:  # a layout of so many parts is slow to work out
+        figure.subplots_adjust(0.5 / across, 0.4 / down, 1 - 0.3 / across, 1 - 0.7 / down, wspace=0.2, hspace=0.2)
     for column, channel in enumerate(channels, start=1):
         shown = {row: _raised(each, channel) for row, each in enumerate(drawn) if channel in each.smooth}
         top = max((image.max() for image in shown.values()), default=1.0)
@@ -674,5 +677,5 @@ def _draw(found: Illumination, path: Path) -> None:
     if several:
         some = f", of which the first {len(drawn)} are drawn" if len(made) > len(drawn) else ""
         title = f"illumination of {len(made)} plates{some}; one scale for each channel"
-    figure.suptitle(title, fontsize=10, parse_math=False)
+    figure.suptitle(title, fontsize=10, parse_math=False, **({"y": 1 - 0.2 / down} if several else {}))
     figure.savefig(path, format="png", dpi=110, metadata={"Software": f"cellinfer {__version__}"})
