@@ -12,6 +12,7 @@ import typer
 
 from cellinfer._version import __version__
 from cellinfer.cli import (
+    activity,
     assay,
     doctor,
     evaluate,
@@ -53,6 +54,7 @@ for command in (
     app.command()(command)
 app.add_typer(models.app, name="models")
 app.add_typer(features.app, name="features")
+app.add_typer(activity.app, name="activity")
 
 
 def _print_version(wanted: bool) -> None:

@@ -1,0 +1,8 @@
+"""Compound activity: hits of assays predicted from chemical structure, morphology and expression.
+
+After Moshkov et al., Predicting compound activity from phenotypic profiles and chemical structures, Nature
+Communications 14, 2023. `molecules` reads and standardises structures, `chemistry` is what RDKit does for us, `filters`
+are the steps on labels, `prepare` ties them together; `splits` divides compounds or assays into folds, `leakage` says
+what folds have in common, `dividing` ties those together. What needs RDKit says so when it is imported and RDKit is
+missing; nothing outside this package does.
+"""

@@ -1,0 +1,299 @@
+"""What RDKit does for us: standard structures, keys, scaffolds, fingerprints, PAINS. Nothing else imports it."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from importlib import metadata
+from typing import IO, Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cellinfer.errors import InputError
+
+try:
+    from rdkit import Chem, DataStructs, rdBase
+    from rdkit.Chem import rdfiltercatalog, rdFingerprintGenerator
+    from rdkit.Chem.MolStandardize import rdMolStandardize
+    from rdkit.Chem.Scaffolds import MurckoScaffold
+except ImportError as error:
+    raise InputError('Chemical structures need RDKit: pip install "cellinfer[chem]".') from error
+
+Progress = Callable[[str, int, int], None]
+"""Called with what is done, how much of it, and of how much."""
+Salts = Literal["strip", "keep", "refuse"]
+
+# What is written as an element and is no metal; metalloids that are in drugs (B, Si, As, Se, Te) are none either
+_NO_METALS = frozenset({0, 1, 2, 5, 6, 7, 8, 9, 10, 14, 15, 16, 17, 18, 33, 34, 35, 36, 52, 53, 54, 85, 86})
+_OF_SALTS = frozenset({3, 11, 19, 37, 55, 12, 20, 38, 56})
+"""Alkali and alkaline earth metals: a bond to them is how some write a salt."""
+_LONGEST = 5_000
+"""Characters of SMILES beyond which no attempt is made: parsing deep nesting may exhaust the stack."""
+_SECOND = 0.5
+"""Part of the largest fragment's heavy atoms from which on another, different fragment is no mere counter-ion."""
+_CHUNK = 1_000
+
+
+@dataclass(frozen=True, slots=True)
+class Standardisation:
+    """What is done to each structure."""
+
+    cleanup: bool = True
+    """RDKit's `Cleanup`: explicit hydrogens off, metals disconnected, functional groups and charges normalised."""
+    salts: Salts = "strip"
+    """Of several fragments `strip` keeps the largest, `keep` all of them, `refuse` takes none."""
+    uncharge: bool = True
+    """Charges that protons can balance are balanced."""
+    refuse: bool = True
+    """Structures without carbon, with metals, wildcards, or too large are refused."""
+    largest: int = 150
+    """The most heavy atoms."""
+
+
+DEFAULT = Standardisation()
+PUBLISHED = Standardisation(cleanup=False, salts="keep", uncharge=False, refuse=False)
+"""As Moshkov et al.: whatever RDKit can read, as it is."""
+
+
+@dataclass(frozen=True, slots=True)
+class Structure:
+    """A standardised structure, or why there is none."""
+
+    smiles: str | None
+    """Canonical, with stereochemistry and isotopes."""
+    status: str
+    """`ok`, or one of `empty`, `invalid SMILES`, `mixture`, `metal`, `no carbon`, `too large`, `not standardised`."""
+    detail: str = ""
+    """What exactly is wrong; of a structure that is `ok`, what was taken off."""
+
+
+def version() -> str:
+    """Return RDKit's version."""
+    return str(rdBase.rdkitVersion)
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of the packages that molecules and tables depend on."""
+    packages = ("numpy", "scipy", "numba", "pandas", "pyarrow", "matplotlib")
+    return {"rdkit": version(), **{name: metadata.version(name) for name in packages}}
+
+
+def standardise_one(smiles: str, how: Standardisation = DEFAULT) -> Structure:
+    """Bring a structure into its standard form.
+
+    Parameters
+    ----------
+    smiles
+        As it was written.
+    how
+        Steps, see `Standardisation`.
+
+    Returns
+    -------
+    Structure
+    """
+    text = smiles.strip()
+    if not text:
+        return Structure(None, "empty")
+    if len(text) > _LONGEST:
+        return Structure(None, "too large", f"{len(text):,} characters")
+    with rdBase.BlockLogs():
+        try:
+            molecule = Chem.MolFromSmiles(text)
+            if molecule is None:
+                return Structure(None, "invalid SMILES", _problem(text))
+            return _standard(molecule, how)
+        except (ValueError, RuntimeError) as error:  # sanitisation of a changed structure: RDKit's own classes
+            return Structure(None, "not standardised", str(error).strip().splitlines()[0][:200])
+
+
+def _problem(smiles: str) -> str:
+    """Say what RDKit has against a SMILES."""
+    molecule = Chem.MolFromSmiles(smiles, sanitize=False)
+    if molecule is None:
+        return "not SMILES"
+    problems = Chem.DetectChemistryProblems(molecule)
+    return str(problems[0].Message()) if problems else "not SMILES"
+
+
+def _standard(molecule: Any, how: Standardisation) -> Structure:
+    if how.refuse and (wrong := _unfit(molecule, how)) is not None:
+        return wrong
+    if how.cleanup:
+        molecule = rdMolStandardize.Cleanup(molecule)
+    fragments = Chem.GetMolFrags(molecule, asMols=True)
+    taken_off = ""
+    if len(fragments) > 1 and how.salts != "keep":
+        names = [Chem.MolToSmiles(fragment) for fragment in fragments]
+        if how.salts == "refuse" or (second := _second(fragments, names)) is not None:
+            whole = ".".join(sorted(set(names))) if how.salts == "refuse" else f"also {second}"
+            return Structure(None, "mixture", whole[:200])
+        molecule = rdMolStandardize.LargestFragmentChooser(preferOrganic=True).choose(molecule)
+        left = Counter(names)
+        left.subtract([Chem.MolToSmiles(molecule)])
+        taken_off = ".".join(sorted(left.elements()))
+    if how.uncharge:
+        molecule = rdMolStandardize.Uncharger(canonicalOrder=True).uncharge(molecule)
+    if how.refuse:
+        if metals := _bonded_metals(molecule):
+            return Structure(None, "metal", metals)
+        if not any(atom.GetAtomicNum() == 6 for atom in molecule.GetAtoms()):
+            return Structure(None, "no carbon", Chem.MolToSmiles(molecule)[:200])
+    return Structure(Chem.MolToSmiles(molecule), "ok", taken_off)
+
+
+def _unfit(molecule: Any, how: Standardisation) -> Structure | None:
+    if (atoms := molecule.GetNumHeavyAtoms()) > how.largest:
+        return Structure(None, "too large", f"{atoms:,} heavy atoms, {how.largest:,} allowed")
+    if any(atom.GetAtomicNum() == 0 for atom in molecule.GetAtoms()):
+        return Structure(None, "invalid SMILES", "it has a wildcard (*)")
+    if metals := _bonded_metals(molecule, _OF_SALTS):
+        return Structure(None, "metal", metals)
+    return None
+
+
+def _bonded_metals(molecule: Any, but: frozenset[int] = frozenset()) -> str:
+    """Name the metals that are bonded to something; single ions are counter-ions."""
+    atoms = [atom for atom in molecule.GetAtoms() if atom.GetAtomicNum() not in _NO_METALS | but and atom.GetDegree()]
+    return ", ".join(sorted({str(atom.GetSymbol()) for atom in atoms}))
+
+
+def _second(fragments: Sequence[Any], names: Sequence[str]) -> str | None:
+    """Return a fragment that may be the compound as well as the largest one may."""
+    organic = [
+        (fragment.GetNumHeavyAtoms(), name)
+        for fragment, name in zip(fragments, names, strict=True)
+        if any(atom.GetAtomicNum() == 6 for atom in fragment.GetAtoms())
+    ]
+    if len(organic) < 2:
+        return None
+    most, largest = max(organic, key=lambda each: each[0])
+    remover = rdMolStandardize.FragmentRemover()  # knows counter-ions and solvents; leaves one fragment in any case
+    for atoms, name in organic:
+        if name == largest or atoms < _SECOND * most:
+            continue
+        beside = Chem.MolFromSmiles(f"{largest}.{name}")
+        if Chem.MolToSmiles(remover.remove(beside)) not in (largest, name):
+            return name
+    return None
+
+
+def inchi_key(smiles: str) -> str | None:
+    """Return the standard InChIKey; None where InChI does not know the structure."""
+    with rdBase.BlockLogs():
+        molecule = Chem.MolFromSmiles(smiles)
+        key = Chem.MolToInchiKey(molecule) if molecule is not None else ""
+    return str(key) or None
+
+
+def scaffold(smiles: str) -> str:
+    """Return the Bemis-Murcko scaffold (rings and what links them) without stereochemistry; "" of acyclic molecules.
+
+    Bemis and Murcko, Journal of Medicinal Chemistry 39, 1996, as RDKit draws them: with atoms bonded doubly to rings
+    and links.
+    """
+    with rdBase.BlockLogs():
+        return str(MurckoScaffold.MurckoScaffoldSmiles(mol=Chem.MolFromSmiles(smiles), includeChirality=False))
+
+
+def without_stereo(smiles: str) -> str:
+    """Return the canonical SMILES without stereochemistry."""
+    with rdBase.BlockLogs():
+        return str(Chem.MolToSmiles(Chem.MolFromSmiles(smiles), isomericSmiles=False))
+
+
+def fingerprints(
+    smiles: Sequence[str],
+    *,
+    radius: int = 2,
+    bits: int = 2048,
+    threads: int | None = None,
+    progress: Progress | None = None,
+) -> NDArray[np.uint64]:
+    """Return Morgan fingerprints, packed as `cellinfer_kernels.tanimoto` takes them.
+
+    Rogers and Hahn, Extended-connectivity fingerprints, Journal of Chemical Information and Modeling 50, 2010.
+
+    Parameters
+    ----------
+    smiles
+        n standardised structures.
+    radius, bits
+        Of the fingerprints; bits in multiples of 64.
+    threads
+        For RDKit; None: all cores.
+    progress
+        See `Progress`.
+
+    Returns
+    -------
+    ndarray of shape (n, bits / 64), uint64
+
+    Raises
+    ------
+    InputError
+        If a structure cannot be read.
+    """
+    if bits % 64 or bits < 64:
+        raise InputError(f"Fingerprints have bits in multiples of 64, not {bits}.")
+    generator = rdFingerprintGenerator.GetMorganGenerator(radius=radius, fpSize=bits)
+    packed = np.empty((len(smiles), bits // 64), np.uint64)
+    for start in range(0, len(smiles), _CHUNK):
+        chunk = smiles[start : start + _CHUNK]
+        with rdBase.BlockLogs():
+            molecules = [Chem.MolFromSmiles(text) for text in chunk]
+            if None in molecules:
+                raise InputError(f"{chunk[molecules.index(None)]!r} is not SMILES: prepare the table first.")
+            vectors = generator.GetFingerprints(molecules, numThreads=threads or os.cpu_count() or 1)
+        binary = b"".join(DataStructs.BitVectToBinaryText(vector) for vector in vectors)
+        packed[start : start + len(chunk)] = np.frombuffer(binary, "<u8").reshape(len(chunk), -1)
+        if progress is not None:
+            progress("fingerprints", start + len(chunk), len(smiles))
+    return packed
+
+
+def pains(
+    smiles: Sequence[str], *, threads: int | None = None, progress: Progress | None = None
+) -> list[tuple[str, ...]]:
+    """Name the PAINS patterns (families A, B and C) that each structure has.
+
+    Baell and Holloway, Journal of Medicinal Chemistry 53, 2010, as RDKit's filter catalogue has them.
+
+    Parameters
+    ----------
+    smiles
+        n structures.
+    threads
+        For RDKit; None: all cores.
+    progress
+        See `Progress`.
+
+    Returns
+    -------
+    list of tuples of str
+        Such as `("PAINS_A indol_3yl_alk(461)",)`; empty for most.
+    """
+    parameters = rdfiltercatalog.FilterCatalogParams()
+    for family in ("PAINS_A", "PAINS_B", "PAINS_C"):
+        parameters.AddCatalog(getattr(rdfiltercatalog.FilterCatalogParams.FilterCatalogs, family))
+    catalogue = rdfiltercatalog.FilterCatalog(parameters)
+    found: list[tuple[str, ...]] = []
+    for start in range(0, len(smiles), _CHUNK):
+        chunk = list(smiles[start : start + _CHUNK])
+        with rdBase.BlockLogs():
+            rows = rdfiltercatalog.RunFilterCatalog(catalogue, chunk, numThreads=threads or os.cpu_count() or 1)
+        found += [tuple(f"{entry.GetProp('FilterSet')} {entry.GetDescription()}" for entry in row) for row in rows]
+        if progress is not None:
+            progress("PAINS", start + len(chunk), len(smiles))
+    return found
+
+
+def sdf_records(handle: IO[bytes]) -> Iterator[tuple[str, str]]:
+    """Read the SMILES and title of each record of an SD file; "" for a record that RDKit cannot read."""
+    with rdBase.BlockLogs():
+        for molecule in Chem.ForwardSDMolSupplier(handle):
+            title = molecule.GetProp("_Name") if molecule is not None and molecule.HasProp("_Name") else ""
+            yield ("" if molecule is None else Chem.MolToSmiles(molecule)), title
