@@ -173,7 +173,7 @@ def _of_compounds(matrix: pd.DataFrame, path: Path, settings: SplitSettings, pro
     table[FOLD] = pd.array(np.maximum(folds, 0), dtype="Int64")
     table.loc[~inside, FOLD] = pd.NA
     table[SIMILARITY] = found.similarity
-    table[NEIGHBOUR] = np.where(found.row >= 0, names[found.row], None)
+    table[NEIGHBOUR] = pd.Series(names[found.row]).where(found.row >= 0)
     table[FAMILY] = pd.array(np.maximum(families, 0), dtype="Int64")
     table.loc[families < 0, FAMILY] = pd.NA
     counts = leakage.counts_by_fold(labels, folds, assay_columns(matrix)) if labels.shape[1] else pd.DataFrame()
@@ -214,8 +214,8 @@ def _folds(
         stratified = settings.stratify and not settings.as_published
         return splits.random_folds(len(matrix), settings.folds, settings.seed, labels if stratified else None)
     if settings.features is None:
-        values = np.unpackbits(packed.view(np.uint8), axis=1, bitorder="little").astype(np.float32)
-        return splits.same_size_clusters(values, settings.folds, settings.seed).labels
+        bits = np.unpackbits(packed.view(np.uint8), axis=1, bitorder="little")
+        return splits.same_size_clusters(bits, settings.folds, settings.seed).labels
     values, inside = _profiles(settings.features, settings.join, matrix[COMPOUND], notes)
     folds = np.full(len(matrix), -1)
     folds[inside] = splits.same_size_clusters(values, settings.folds, settings.seed).labels
@@ -235,7 +235,7 @@ def _profiles(
         raise InputError(f"{path} has no column {join} that names compounds: say which with --join.")
     values = source.read()
     known = pd.DataFrame(values, columns=source.features).groupby(keys[join].astype(str).to_numpy()).mean()
-    places = known.index.get_indexer(names)
+    places = known.index.get_indexer(pd.Index(names))
     inside = np.flatnonzero(places >= 0)
     if not len(inside):
         raise InputError(f"{path} has profiles of none of the compounds, such as {examples(names.tolist())}.")
@@ -300,7 +300,7 @@ def _of_assays(matrix: pd.DataFrame, path: Path, settings: SplitSettings) -> Spl
     table = pd.DataFrame({"assay": assays, "type": pd.Series(types, dtype=object)})
     table[FOLD] = pd.array(np.maximum(folds, 0), dtype="Int64")
     table.loc[folds < 0, FOLD] = pd.NA
-    table["nearest_assay"] = np.where(found.row >= 0, np.array(assays, dtype=object)[found.row], None)
+    table["nearest_assay"] = pd.Series(np.array(assays, dtype=object)[found.row]).where(found.row >= 0)
     table["overlap"] = found.similarity
     rows = []
     for fold, name in enumerate(names):

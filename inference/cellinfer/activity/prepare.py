@@ -540,8 +540,8 @@ def _type_column(table: pd.DataFrame, settings: PrepareSettings) -> str:
             raise InputError(f"{settings.assays} has no column {settings.assay_type!r}: it has {columns}.")
         return settings.assay_type
     for matches in (
-        [name for name in table if name.lower() in ("assay_type", "assay type", "type")],
-        [name for name in table if "type" in name.lower()],
+        [name for name in map(str, table.columns) if name.lower() in ("assay_type", "assay type", "type")],
+        [name for name in map(str, table.columns) if "type" in name.lower()],
     ):
         if matches:
             return matches[0]
