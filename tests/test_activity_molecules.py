@@ -58,6 +58,9 @@ STANDARD = [
     ("C[C@H](N)C(=O)O", "C[C@H](N)C(=O)O"),
     ("C/C=C/C", "C/C=C/C"),
     ("[13CH3]O", "[13CH3]O"),
+    (r"C/C=C/[C@H](N)C(=O)O.C/C=C\[C@H](N)C(=O)O", "CC=C[C@H](N)C(=O)O"),  # E and Z of one centre
+    (r"C/C=C/[C@H](N)C(=O)O.C/C=C/[C@@H](N)C(=O)O", "C/C=C/C(N)C(=O)O"),  # a racemate
+    (r"C/C=C/[C@H](N)C(=O)O.C/C=C\[C@@H](N)C(=O)O.Cl", "CC=CC(N)C(=O)O"),
 ]
 
 

@@ -32,6 +32,8 @@ _OF_SALTS = frozenset({3, 11, 19, 37, 55, 12, 20, 38, 56})
 """Alkali and alkaline earth metals: a bond to them is how some write a salt."""
 _LONGEST = 5_000
 """Characters of SMILES beyond which no attempt is made: parsing deep nesting may exhaust the stack."""
+STEREOISOMERS = "stereoisomers made one:"
+"""How the detail begins of a structure that was written as a mixture of its stereoisomers."""
 _SECOND = 0.5
 """Part of the largest fragment's heavy atoms from which on another, different fragment is no mere counter-ion."""
 _CHUNK = 1_000
@@ -128,13 +130,18 @@ def _standard(molecule: Any, how: Standardisation) -> Structure:
     taken_off = ""
     if len(fragments) > 1 and how.salts != "keep":
         names = [Chem.MolToSmiles(fragment) for fragment in fragments]
-        if how.salts == "refuse" or (second := _second(fragments, names)) is not None:
-            whole = ".".join(sorted(set(names))) if how.salts == "refuse" else f"also {second}"
-            return Structure(None, "mixture", whole[:200])
+        if how.salts == "refuse":
+            return Structure(None, "mixture", ".".join(sorted(set(names)))[:200])
         molecule = rdMolStandardize.LargestFragmentChooser(preferOrganic=True).choose(molecule)
+        flat = Chem.MolToSmiles(molecule, isomericSmiles=False)
+        isomers = [one for one in fragments if Chem.MolToSmiles(one, isomericSmiles=False) == flat]
+        if (second := _second(fragments, isomers, molecule)) is not None:
+            return Structure(None, "mixture", f"also {second}"[:200])
         left = Counter(names)
         left.subtract([Chem.MolToSmiles(molecule)])
         taken_off = ".".join(sorted(left.elements()))
+        if len({Chem.MolToSmiles(one) for one in isomers}) > 1:
+            molecule, taken_off = _as_one(isomers), f"{STEREOISOMERS} {'.'.join(sorted(names))}"
     if how.uncharge:
         molecule = rdMolStandardize.Uncharger(canonicalOrder=True).uncharge(molecule)
     if how.refuse:
@@ -161,24 +168,40 @@ def _bonded_metals(molecule: Any, but: frozenset[int] = frozenset()) -> str:
     return ", ".join(sorted({str(atom.GetSymbol()) for atom in atoms}))
 
 
-def _second(fragments: Sequence[Any], names: Sequence[str]) -> str | None:
-    """Return a fragment that may be the compound as well as the largest one may."""
-    organic = [
-        (fragment.GetNumHeavyAtoms(), name)
-        for fragment, name in zip(fragments, names, strict=True)
-        if any(atom.GetAtomicNum() == 6 for atom in fragment.GetAtoms())
-    ]
-    if len(organic) < 2:
-        return None
-    most, largest = max(organic, key=lambda each: each[0])
+def _second(fragments: Sequence[Any], isomers: Sequence[Any], largest: Any) -> str | None:
+    """Return a fragment, of those that are no isomers, that may be the compound as well as the largest one may."""
     remover = rdMolStandardize.FragmentRemover()  # knows counter-ions and solvents; leaves one fragment in any case
-    for atoms, name in organic:
-        if name == largest or atoms < _SECOND * most:
+    chosen = Chem.MolToSmiles(largest)
+    for fragment in fragments:
+        if any(fragment is one for one in isomers) or all(atom.GetAtomicNum() != 6 for atom in fragment.GetAtoms()):
             continue
-        beside = Chem.MolFromSmiles(f"{largest}.{name}")
-        if Chem.MolToSmiles(remover.remove(beside)) not in (largest, name):
-            return name
+        if fragment.GetNumHeavyAtoms() < _SECOND * largest.GetNumHeavyAtoms():
+            continue
+        name = Chem.MolToSmiles(fragment)
+        if Chem.MolToSmiles(remover.remove(Chem.MolFromSmiles(f"{chosen}.{name}"))) not in (chosen, name):
+            return str(name)
     return None
+
+
+def _as_one(isomers: Sequence[Any]) -> Any:
+    """Make stereoisomers one, without that stereochemistry in which they differ: of double bonds, centres or both."""
+    for bonds, centres in ((True, False), (False, True)):
+        plain = [_without(isomer, bonds=bonds, centres=centres) for isomer in isomers]
+        if len({Chem.MolToSmiles(one) for one in plain}) == 1:
+            return plain[0]
+    return _without(isomers[0], bonds=True, centres=True)
+
+
+def _without(molecule: Any, *, bonds: bool, centres: bool) -> Any:
+    changed = Chem.Mol(molecule)
+    if bonds:
+        for bond in changed.GetBonds():
+            bond.SetStereo(Chem.BondStereo.STEREONONE)
+            bond.SetBondDir(Chem.BondDir.NONE)
+    if centres:
+        for atom in changed.GetAtoms():
+            atom.SetChiralTag(Chem.ChiralType.CHI_UNSPECIFIED)
+    return Chem.MolFromSmiles(Chem.MolToSmiles(changed))
 
 
 def inchi_key(smiles: str) -> str | None:

@@ -271,13 +271,15 @@ class _Work:
             self.progress("structures", min(start + _PIECE, len(self.table)), len(self.table))
         found = pd.concat(pieces, ignore_index=True)
         wrong = (found["status"] != "ok").to_numpy()
-        stripped = int(((found["detail"] != "") & ~wrong).sum())
+        isomers = int(found["detail"].str.startswith(chemistry.STEREOISOMERS).sum())
+        stripped = int(((found["detail"] != "") & ~wrong).sum()) - isomers
         reasons = (found["status"] + (": " + found["detail"]).where(found["detail"] != "", ""))[wrong]
         self.table["smiles"] = found["smiles"]
         counts = dict(Counter(found["status"][wrong]))
         self._drop(wrong, "structures", reasons.tolist())
         rule = "as RDKit reads them" if self.settings.as_published else json.dumps(asdict(how))
-        self._done("structures", int(wrong.sum()), rule, {**counts, "counter-ions and solvents taken off": stripped})
+        changed = {"counter-ions and solvents taken off": stripped, "stereoisomers made one": isomers}
+        self._done("structures", int(wrong.sum()), rule, {**counts, **changed})
         if not len(self.table):
             raise InputError(f"{self.file.path} has no usable structure: the first one is {reasons.iloc[0]}.")
 
