@@ -1,0 +1,1 @@
+"""Compound activity: networks that predict hits of assays, how they learn, and their export."""
