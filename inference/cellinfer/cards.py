@@ -20,12 +20,17 @@ from cellinfer.microscopy import ASPECTS, find_word
 METADATA_KEY = "cellinfer"
 Fit = Literal["good", "partly", "poor"]
 EMBEDDING = "embedding"
-"""Task of models that describe single cells; models of any other task find objects."""
+"""Task of models that describe single cells."""
+ACTIVITY = "activity"
+"""Task of models that predict hits of assays; models of any other task find objects."""
 _PREPROCESSING = ["scale_range", "clip"]
 _LARGEST_MULTIPLE = 4096
 """Pixels; fields are continued by one multiple on every side."""
 _LARGEST_SIDE, _MOST_FEATURES = 4096, 65_536
+_DEEPEST = 16
+"""Steps of message passing."""
 _RANGES = ((-1.0, 1.0), (0.0, 1.0))
+_ACTIVITY_FIELDS = {"modalities", "assays", "members", "depth", "featuriser", "training", "fingerprints", "fold"}
 _EMBEDDING_FIELDS = {"side", "range", "box", "diameter", "features", "each_channel", "mask_neighbours"}
 
 
@@ -164,6 +169,53 @@ class EmbeddingCard(Card):
     mask_neighbours: bool
 
 
+@dataclass(frozen=True)
+class ActivityCard(Card):
+    """What is needed to know about a model that predicts hits of assays, beside what every `Card` says.
+
+    Parameters
+    ----------
+    modalities
+        What the network sees, in order: `graph`, `morgan`, or the names of profiles.
+    features
+        Profile -> its features in order.
+    assays
+        Their names, in the order of the output.
+    members
+        Networks whose mean and spread the model gives.
+    depth
+        Steps of message passing; 1 where there is no graph.
+    featuriser
+        How structures are described, see `cellinfer.activity.graphs.FEATURISER`.
+    morgan
+        Radius and bits of fingerprints.
+    compounds, compounds_sha256
+        How many it was trained on, and a digest of them and their labels.
+    fingerprints
+        Name and SHA-256 of the file, beside the model's, with the packed fingerprints of these compounds; None where
+        there is none.
+    fold
+        The fold that it has not seen; None where it has seen everything.
+    """
+
+    modalities: tuple[str, ...]
+    features: Mapping[str, tuple[str, ...]] = field(repr=False)
+    assays: tuple[str, ...] = field(repr=False)
+    members: int
+    depth: int
+    featuriser: str
+    morgan: tuple[int, int]
+    compounds: int
+    compounds_sha256: str
+    fingerprints: tuple[str, str] | None
+    fold: int | None
+
+    @property
+    def evaluation(self) -> Mapping[str, Any]:
+        """Figures of an evaluation, if the card has them."""
+        return dict(self.description_file["config"]["cellinfer"].get("evaluation", {}))
+
+
 def parse_card(description: Mapping[str, Any], source: str) -> ModelCard:
     """Check the description of a model that finds objects and return its card.
 
@@ -229,10 +281,62 @@ def parse_embedding_card(description: Mapping[str, Any], source: str) -> Embeddi
     return card
 
 
-def _common(look: Description, source: str) -> dict[str, Any]:
+def parse_activity_card(description: Mapping[str, Any], source: str) -> ActivityCard:
+    """Check the description of a model that predicts hits of assays and return its card; see `parse_card`."""
+    look = Description(description, source)
+    inner = look.inside("config", "cellinfer", ACTIVITY)
+    modalities = [inner.inside("modalities", place) for place in range(len(inner.items("modalities")))]
+    profiles = [each for each in modalities if "features" in each.mapping()]
+    file = ("fingerprints", "file"), ("fingerprints", "sha256")
+    card = ActivityCard(
+        **_common(look, source, has_channels=False),
+        modalities=tuple(str(each("name")) for each in modalities),
+        features={str(each("name")): tuple(map(str, each.items("features"))) for each in profiles},
+        assays=tuple(map(str, inner.items("assays"))),
+        members=inner.whole("members"),
+        depth=inner.whole("depth"),
+        featuriser=str(inner("featuriser", "graph")),
+        morgan=(inner.whole("featuriser", "morgan", "radius"), inner.whole("featuriser", "morgan", "bits")),
+        compounds=inner.whole("training", "compounds"),
+        compounds_sha256=str(inner("training", "sha256")),
+        fingerprints=None if inner("fingerprints") is None else (str(inner(*file[0])), str(inner(*file[1]))),
+        fold=None if inner("fold") is None else inner.whole("fold"),
+    )
+    if unknown := sorted(inner.mapping().keys() - _ACTIVITY_FIELDS):
+        raise ModelError(
+            f"The card of the model {source} has the field config.cellinfer.activity.{unknown[0]}, which this version "
+            f"does not know: known are {', '.join(sorted(_ACTIVITY_FIELDS))}."
+        )
+    _check_activity(card, source)
+    return card
+
+
+def _check_activity(card: ActivityCard, source: str) -> None:
+    profiles = [name for name in card.modalities if name not in ("graph", "morgan")]
+    bits, beside = card.morgan[1], card.fingerprints
+    problems = [
+        (not card.modalities, "no modality"),
+        (len(set(card.modalities)) < len(card.modalities), f"the modalities {list(card.modalities)} repeat one"),
+        (sorted(profiles) != sorted(card.features), f"features of {sorted(card.features)} for profiles of {profiles}"),
+        (any(not names for names in card.features.values()), "a profile without features"),
+        (any(len(set(names)) < len(names) for names in card.features.values()), "features of equal names"),
+        (not card.assays, "no assay"),
+        (len(set(card.assays)) < len(card.assays), "assays of equal names"),
+        (card.members < 1, f"{card.members} members"),
+        (not 1 <= card.depth <= _DEEPEST, f"depth {card.depth} is not in 1..{_DEEPEST}"),
+        (card.morgan[0] < 0 or bits < 64 or bits % 64 or bits > _MOST_FEATURES, f"fingerprints of {bits} bits"),
+        (card.compounds < 1, f"{card.compounds} compounds that it was trained on"),
+        (beside is not None and not set(beside[0]).isdisjoint("/\\:"), "fingerprints that do not lie beside the model"),
+    ]
+    for wrong, why in problems:
+        if wrong:
+            raise ModelError(f"The card of the model {source} makes no sense: {why}.")
+
+
+def _common(look: Description, source: str, has_channels: bool = True) -> dict[str, Any]:
     """Return the fields that every card has."""
     texts = {name: str(look(name)) for name in ("name", "version", "description", "license")}
-    channels = _channel_names(look, source, "inputs")
+    channels = _channel_names(look, source, "inputs") if has_channels else ()
     if "golden" in look.mapping("config", "cellinfer"):
         look.mapping("config", "cellinfer", "golden")
     return texts | {"channels": channels, "description_file": look.mapping()}
@@ -290,7 +394,7 @@ def _check_embedding(card: EmbeddingCard, source: str) -> None:
             raise ModelError(f"The card of the model {source} makes no sense: {why}.")
 
 
-def card_from_metadata(metadata: Mapping[str, str], source: str) -> ModelCard | EmbeddingCard:
+def card_from_metadata(metadata: Mapping[str, str], source: str) -> ModelCard | EmbeddingCard | ActivityCard:
     """Return the card stored in an ONNX file's metadata.
 
     Raises
@@ -310,6 +414,8 @@ def card_from_metadata(metadata: Mapping[str, str], source: str) -> ModelCard | 
     except RecursionError as error:
         raise ModelError(f"The card inside the model {source} is nested too deeply: write it anew.") from error
     task = Description(description, source).mapping("config", "cellinfer").get("task")
+    if task == ACTIVITY:
+        return parse_activity_card(description, source)
     return parse_embedding_card(description, source) if task == EMBEDDING else parse_card(description, source)
 
 

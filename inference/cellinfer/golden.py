@@ -14,13 +14,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cellinfer.segmentation import segment_image
-from cellinfer.sessions import EmbeddingSession, Session
+from cellinfer.sessions import ActivitySession, EmbeddingSession, Session
 
 FOREGROUND_TOLERANCE = 0.01
 """Share by which the foreground area may differ between processors."""
 FEATURE_TOLERANCE = 1e-3
 """Share of the largest feature by which features may differ between processors."""
 _CROPS, _FEATURES = 4, 16
+GOLDEN_SMILES = (
+    "CC(=O)Oc1ccccc1C(=O)O",
+    "Cn1c(=O)c2c(ncn2C)n(C)c1=O",
+    "CN1CCC[C@H]1c1cccnc1",
+    "C",
+    "CC(C)Cc1ccc(cc1)[C@@H](C)C(=O)O",
+)
 
 
 def golden_image() -> NDArray[np.uint16]:
@@ -45,15 +52,21 @@ def golden_digest() -> str:
     return hashlib.sha256(golden_image().tobytes()).hexdigest()
 
 
-def golden_result(session: Session | EmbeddingSession) -> dict[str, Any]:
+def golden_result(session: Session | EmbeddingSession | ActivitySession) -> dict[str, Any]:
     """Return what a card keeps under `golden`.
 
     Returns
     -------
     dict
         `input_sha256`, and of a model that finds objects `objects` and `foreground` (pixels), of one that describes
-        cells `features`: of a few crops a few features, spread evenly.
+        cells `features`: of a few crops a few features, spread evenly; of one that predicts hits `features`: the
+        probabilities of a few compounds in a few assays.
     """
+    if isinstance(session, ActivitySession):
+        probabilities, _ = session.run(golden_compounds(session))
+        some = probabilities[:, np.linspace(0, probabilities.shape[1] - 1, _FEATURES).astype(int)].astype(float)
+        digest = hashlib.sha256("\n".join(GOLDEN_SMILES).encode()).hexdigest()
+        return {"input_sha256": digest, "features": [[float(f"{x:.6g}") for x in row] for row in some]}
     if isinstance(session, EmbeddingSession):
         features = session.run(golden_crops(session))
         chosen = features[:, np.linspace(0, features.shape[1] - 1, _FEATURES).astype(int)].astype(float)
@@ -61,6 +74,18 @@ def golden_result(session: Session | EmbeddingSession) -> dict[str, Any]:
     labels = golden_labels(session)
     objects, foreground = int(labels.max(initial=0)), int((labels > 0).sum())
     return {"input_sha256": golden_digest(), "objects": objects, "foreground": foreground}
+
+
+def golden_compounds(session: ActivitySession) -> dict[str, NDArray[Any]]:
+    """Return a few well-known compounds, with made-up profiles, as the network takes them."""
+    from cellinfer.activity.models import encode  # needs RDKit, which models of images do without
+
+    rows = np.arange(len(GOLDEN_SMILES))[:, None]
+    profiles = {
+        name: ((7 * rows + 3 * np.arange(len(features))) % 11 - 5) / 5
+        for name, features in session.card.features.items()
+    }
+    return encode(session.card, GOLDEN_SMILES, profiles)
 
 
 def golden_crops(session: EmbeddingSession) -> NDArray[np.float32]:

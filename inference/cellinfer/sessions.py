@@ -16,7 +16,7 @@ from cellinfer_models import IntegrityError
 from numpy.typing import NDArray
 
 from cellinfer.batching import Batcher
-from cellinfer.cards import EMBEDDING, Card, EmbeddingCard, ModelCard, card_from_metadata
+from cellinfer.cards import EMBEDDING, ActivityCard, Card, EmbeddingCard, ModelCard, card_from_metadata
 from cellinfer.decoders import check_options, find_decoder
 from cellinfer.errors import DeviceError, EngineError, ModelError
 from cellinfer.onnxfile import has_external_data
@@ -195,6 +195,69 @@ class EmbeddingSession(OpenModel[EmbeddingCard]):
             )
 
 
+@dataclass(frozen=True)
+class ActivitySession:
+    """A model that predicts hits of assays, ready to run; `cellinfer.activity.models` makes what it takes.
+
+    Attributes
+    ----------
+    card, sha256, device, threads
+        See `OpenModel`.
+    """
+
+    card: ActivityCard
+    sha256: str
+    device: str
+    threads: int
+    _engine: onnxruntime.InferenceSession
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """Names of the arrays that `run` takes."""
+        return activity_inputs(self.card)
+
+    def run(self, arrays: Mapping[str, NDArray[Any]]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Run the network; may be called from several threads at once.
+
+        Parameters
+        ----------
+        arrays
+            By name, see `inputs`: of graphs `cellinfer.activity.graphs.MessageTables.arrays` of the card's depth, of
+            fingerprints `morgan` `(n, bits)` uint8, of profiles `(n, features)` float32 in the card's order.
+
+        Returns
+        -------
+        tuple of two ndarray of shape (n, assays), float32
+            Mean probability, and standard deviation over members.
+
+        Raises
+        ------
+        ModelError
+            If an array is missing.
+        EngineError
+            If the network fails, or gives values that are not finite.
+        """
+        if missing := [name for name in self.inputs if name not in arrays]:
+            raise ModelError(f"The model {self.card.name!r} takes {', '.join(self.inputs)}; {missing[0]!r} is missing.")
+        try:
+            mean, spread = self._engine.run(["probability", "spread"], {name: arrays[name] for name in self.inputs})
+        except Exception as error:  # onnxruntime raises a dozen unrelated types, for lack of memory too
+            raise EngineError(f"The network {self.card.name!r} failed on {self.device}: {error}") from error
+        if not (np.isfinite(mean).all() and np.isfinite(spread).all()):
+            raise EngineError(f"The network {self.card.name!r} gives values that are not finite: export it anew.")
+        return mean, spread
+
+
+AnySession = Session | EmbeddingSession | ActivitySession
+
+
+def activity_inputs(card: ActivityCard) -> tuple[str, ...]:
+    """Return the names of the arrays that a model of a card takes, in order."""
+    steps = (f"{name}_{step}" for step in range(1, card.depth) for name in ("own", "before"))
+    of_graphs = ("starts", *steps, "atoms", "around", "members", "sizes")
+    return tuple(name for each in card.modalities for name in (of_graphs if each == "graph" else (each,)))
+
+
 def open_session(
     model: str | Path = "nuclei", device: Device = "auto", threads: int = 0, precision: Precision = "float32"
 ) -> Session:
@@ -253,26 +316,58 @@ def open_embedder(model: str | Path, device: Device = "auto", threads: int = 0) 
     return session
 
 
+def open_activity_model(model: str | Path, device: Device = "auto", threads: int = 0) -> ActivitySession:
+    """Open a model that predicts hits of assays.
+
+    Parameters
+    ----------
+    model, device, threads
+        See `open_session`.
+
+    Raises
+    ------
+    ModelError
+        As `open_session`; or if the model looks at images.
+    DeviceError
+        If the device asked for is unknown or not there.
+    """
+    _check_device(device)
+    session = _open(model, device, threads or available_cores(), _AS_ASKED)
+    if not isinstance(session, ActivitySession):
+        raise ModelError(f"The model {str(model)!r} looks at images and does not predict hits of assays.")
+    return session
+
+
 def open_model(
     model: str | Path, device: Device = "auto", threads: int = 0, precision: Precision = "float32"
 ) -> Session | EmbeddingSession:
     """Open a model of either kind; for parameters and errors see `open_session`."""
     if precision not in get_args(Precision):
         raise ModelError(f"Unknown precision {precision!r}: choose {', '.join(get_args(Precision))}.")
-    if device not in get_args(Device):
-        raise DeviceError(f"Unknown device {device!r}: choose auto, cpu or cuda.")
+    _check_device(device)
     threads = threads or available_cores()
     variants = precisions(model)
     if precision == "int8" and "int8" in variants:
         if device == "cuda":
             raise DeviceError("The precision int8 is for the CPU: use --device cpu, or --precision float32.")
-        return _open(model, "cpu", threads, Choice("int8", "asked for"))
-    exact = _open(model, device, threads, _AS_ASKED)
+        return _of_images(_open(model, "cpu", threads, Choice("int8", "asked for")), model)
+    exact = _of_images(_open(model, device, threads, _AS_ASKED), model)
     if precision == "int8" and exact.precision != "int8":
         raise ModelError(f"The model {str(model)!r} has no int8 variant: use --precision float32 or auto.")
     if precision == "auto":
         return _faster(model, exact, "int8" in variants)
     return exact
+
+
+def _check_device(device: str) -> None:
+    if device not in get_args(Device):
+        raise DeviceError(f"Unknown device {device!r}: choose auto, cpu or cuda.")
+
+
+def _of_images(session: AnySession, model: str | Path) -> Session | EmbeddingSession:
+    if isinstance(session, ActivitySession):
+        raise ModelError(f"The model {str(model)!r} predicts hits of assays and does not look at images.")
+    return session
 
 
 def precisions(model: str | Path) -> dict[Precision, str]:
@@ -291,13 +386,16 @@ def bundled_names(task: str) -> tuple[str, ...]:
     return tuple(name for name, entry in cellinfer_models.registry().items() if entry.task == task)
 
 
-def _open(model: str | Path, device: Device, threads: int, choice: Choice) -> Session | EmbeddingSession:
+def _open(model: str | Path, device: Device, threads: int, choice: Choice) -> AnySession:
     content, source = _read_model(model, choice.precision)
     engine, taken = _build(content, source, device, threads)
     card = card_from_metadata(engine.get_modelmeta().custom_metadata_map, source)
     digest = cellinfer_models.digest(content)
     if choice.precision == "float32" and card.description_file["config"]["cellinfer"].get("precision") == "int8":
         choice = Choice("int8", "as the file is")
+    if isinstance(card, ActivityCard):
+        _check_activity_shapes(engine, card, source)
+        return ActivitySession(card, digest, taken, threads, engine)
     if isinstance(card, EmbeddingCard):
         _check_embedding_shapes(engine, card, source)
         return EmbeddingSession(card, digest, taken, threads, engine, choice)
@@ -315,7 +413,7 @@ def _faster(model: str | Path, exact: Session | EmbeddingSession, has_int8: bool
         return replace(exact, choice=Choice("float32", "the model has no other precision"))
     if exact.device != "cpu":
         return replace(exact, choice=Choice("float32", f"int8 is for the CPU, this runs on {exact.device}"))
-    quick = _open(model, "cpu", exact.threads, Choice("int8", ""))
+    quick = _of_images(_open(model, "cpu", exact.threads, Choice("int8", "")), model)
     tile = _trial_tile(exact.card)
     engine = _onnxruntime().__version__
     key = f"onnxruntime {engine}|{exact.threads} threads|{exact.sha256}|{quick.sha256}"
@@ -467,6 +565,27 @@ def _check_embedding_shapes(engine: Any, card: EmbeddingCard, source: str) -> No
             or isinstance(tensors[0].shape[0], int)
         ):
             raise ModelError(f"The model {source} must have {must}, by its card; it has {', '.join(found) or 'none'}.")
+
+
+def _check_activity_shapes(engine: Any, card: ActivityCard, source: str) -> None:
+    """Refuse a network that is not the one its card tells of."""
+    found, wanted = sorted(tensor.name for tensor in engine.get_inputs()), sorted(activity_inputs(card))
+    if found != wanted:
+        raise ModelError(f"The model {source} must have the inputs {wanted}, by its card; it has {found}.")
+    outputs = {tensor.name: (tensor.type, list(tensor.shape[1:])) for tensor in engine.get_outputs()}
+    must = ("tensor(float)", [len(card.assays)])
+    if outputs != {"probability": must, "spread": must}:
+        raise ModelError(
+            f"The model {source} must have outputs 'probability' and 'spread' of 32-bit floats, shape "
+            f"(N, {len(card.assays)}), by its card; it has {outputs}."
+        )
+    widths = {"morgan": card.morgan[1]} | {name: len(features) for name, features in card.features.items()}
+    for tensor in engine.get_inputs():
+        if tensor.name in widths and list(tensor.shape[1:]) != [widths[tensor.name]]:
+            raise ModelError(
+                f"The model {source} must have an input {tensor.name!r} of shape (N, {widths[tensor.name]}), by its "
+                f"card; it has {tensor.shape}."
+            )
 
 
 def _check_input(tensor: Any, source: str) -> None:

@@ -269,6 +269,58 @@ def embed_imagenet(
         typer.echo(f"released as {put(out, IMAGENET_SUMMARY)}")
 
 
+@app.command()
+@plainly()
+def activity(
+    matrix: Annotated[
+        Path, typer.Argument(help="Table with SMILES and a column per assay (1, 0, nothing).", show_default=False)
+    ],
+    out: Out,
+    folds: Annotated[Path, typer.Option(help="Table with Metadata_Compound and Fold.")],
+    fold: Annotated[int, typer.Option(help="Fold to judge on; the next one says when to stop.")] = 0,
+    model: Annotated[
+        list[str] | None,
+        typer.Option(help="graph, morgan, or a profile's name; several are put side by side.", show_default="graph"),
+    ] = None,
+    profiles: Annotated[
+        list[str] | None, typer.Option(help="NAME=TABLE of profiles by Metadata_Compound; may be repeated.")
+    ] = None,
+    name: Annotated[str, typer.Option(help="Name of the model.")] = "activity",
+    members: Annotated[int, typer.Option(help="Networks, from different seeds, whose mean is taken.")] = 1,
+    epochs: Annotated[int, typer.Option(help="Epochs at most.")] = 30,
+    hidden: Annotated[int, typer.Option(help="Width of the network.")] = 300,
+    depth: Annotated[int, typer.Option(help="Steps of message passing.")] = 3,
+    dropout: Annotated[float, typer.Option(help="Part that is dropped while learning.")] = 0.0,
+    rate: Annotated[float, typer.Option(help="Largest learning rate.")] = 1e-3,
+    balance: Annotated[bool, typer.Option(help="Let hits of an assay count as much as its inactives.")] = False,
+    trials: Annotated[
+        int, typer.Option("--search", help="Trials of a search for sizes and rates, inside the other folds.")
+    ] = 0,
+    seed: Annotated[int, typer.Option(help="Of all that is random.")] = 0,
+    license: Annotated[str, typer.Option(help="Licence of the model.")] = "unstated",
+    device: Device = "cpu",
+) -> None:
+    """Teach networks to predict hits of assays from structures and profiles, and judge them on a fold left out."""
+    from cellinfer_training.activity.data import read_data
+    from cellinfer_training.activity.learner import Settings
+    from cellinfer_training.activity.networks import Architecture
+    from cellinfer_training.activity.report import train_activity
+
+    tables = {}
+    for text in profiles or ():
+        what, found, table = text.partition("=")
+        if not found:
+            raise typer.BadParameter(f"profiles are given as NAME=TABLE, not {text!r}")
+        tables[what] = Path(table)
+    data = read_data(matrix, folds, tables)
+    architecture = Architecture(hidden=hidden, depth=depth, dropout=dropout)
+    settings = Settings(epochs=epochs, rate=rate, first_rate=rate / 10, last_rate=rate / 10, balance=balance, seed=seed)
+    path = train_activity(
+        data, model or ["graph"], fold, out, architecture, settings, members, trials, name, license, device, typer.echo
+    )
+    typer.echo(f"model   {path}\nreport  {out / 'report.json'}, scores.csv, predictions.parquet, validation.parquet")
+
+
 def _done(path: Path) -> None:
     typer.echo(f"model   {path}\nreport  {path.parent / 'report.md'}, report.png, scores.csv, log.csv")
 

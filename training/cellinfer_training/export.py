@@ -16,9 +16,9 @@ import numpy as np
 import onnx
 import torch
 import yaml
-from cellinfer.cards import EMBEDDING, METADATA_KEY, EmbeddingCard, parse_card
+from cellinfer.cards import ACTIVITY, EMBEDDING, METADATA_KEY, EmbeddingCard, parse_card
 from cellinfer.golden import golden_result
-from cellinfer.sessions import open_model, open_session
+from cellinfer.sessions import open_activity_model, open_model, open_session
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -210,7 +210,9 @@ def _parity(deployed: nn.Module, path: Path) -> float:
 
 def _with_golden(description: Mapping[str, Any], path: Path) -> dict[str, Any]:
     complete: dict[str, Any] = json.loads(json.dumps(description))
-    complete["config"]["cellinfer"]["golden"] = golden_result(open_model(path, device="cpu"))
+    is_activity = complete["config"]["cellinfer"].get("task") == ACTIVITY
+    session = open_activity_model(path, device="cpu") if is_activity else open_model(path, device="cpu")
+    complete["config"]["cellinfer"]["golden"] = golden_result(session)
     complete["timestamp"] = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     return complete
 

@@ -168,8 +168,7 @@ def retrospective(tables: Mapping[str, pd.DataFrame], figure: str = AUROC) -> pd
         raise InputError("There is no modality to choose from.")
     every = pd.DataFrame({name: table[figure] for name, table in tables.items()})
     known = every.notna().any(axis=1)
-    best = pd.Series("", index=every.index, dtype=object)
-    best[known] = every[known].idxmax(axis=1)
+    best = every[known].idxmax(axis=1).reindex(every.index, fill_value="")
     return pd.DataFrame({figure: every.max(axis=1), "modality": best})
 
 

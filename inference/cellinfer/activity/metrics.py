@@ -89,11 +89,11 @@ def enrichment(labels: ArrayLike, scores: ArrayLike, fraction: float) -> Figures
     if not len(values):
         return np.full(hits.shape, np.nan)
     ranked, sorted_hits = _ranked(known, hit, values)
-    cut = np.maximum(1, np.ceil(np.round(tested * fraction, 9))).astype(np.int64)
+    cut: NDArray[np.int64] = np.maximum(1, np.ceil(np.round(tested * fraction, 9))).astype(np.int64)
     found = np.vstack([np.zeros((1, hits.size)), np.cumsum(sorted_hits, axis=0)])
     at = cut[None, :] - 1
     end = np.take_along_axis(_last_equals(ranked), at, axis=0) + 1
-    begin = len(ranked) - 1 - np.take_along_axis(_last_equals(ranked[::-1])[::-1], at, axis=0)
+    begin: NDArray[np.int64] = len(ranked) - 1 - np.take_along_axis(_last_equals(ranked[::-1])[::-1], at, axis=0)
     sure, all_of_them = np.take_along_axis(found, begin, axis=0), np.take_along_axis(found, end, axis=0)
     share = (cut[None, :] - begin) / (end - begin)
     among = (sure + share * (all_of_them - sure))[0]

@@ -156,7 +156,7 @@ def make_data(
             raise InputError(
                 f"The profiles {name!r} have {twice!r} more than once: aggregate them to one per compound."
             )
-        values[name] = table.reindex(list(names)).to_numpy(np.float32)
+        values[name] = table.reindex(list(names)).to_numpy(np.float32, copy=True)
         features[name] = tuple(map(str, table.columns))
         if not np.isfinite(values[name]).any():
             raise InputError(f"No compound has a profile of {name!r}: do both tables call compounds by the same names?")

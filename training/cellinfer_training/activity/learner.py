@@ -7,7 +7,7 @@ import hashlib
 import json
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from cellinfer_training.loop import load_state, prepare, save_state
 
 _PREDICTED = 500
 """Compounds that are predicted together."""
+_USUAL = Architecture()
 
 
 @dataclass(frozen=True)
@@ -113,11 +114,12 @@ class Learner:
         training: NDArray[np.integer],
         validation: NDArray[np.integer],
         folder: Path,
-        architecture: Architecture = Architecture(),
-        settings: Settings = Settings(),
+        architecture: Architecture = _USUAL,
+        settings: Settings | None = None,
         device: str = "cpu",
     ) -> None:
         prepare(folder, device)
+        settings = settings or Settings()
         self.data, self.modalities, self.settings, self.folder = data, tuple(modalities), settings, folder
         self.training, self.validation = np.asarray(training, np.int64), np.asarray(validation, np.int64)
         self.device = torch.device(device)
@@ -271,8 +273,8 @@ def learn_members(
     training: NDArray[np.integer],
     validation: NDArray[np.integer],
     folder: Path,
-    architecture: Architecture = Architecture(),
-    settings: Settings = Settings(),
+    architecture: Architecture = _USUAL,
+    settings: Settings | None = None,
     members: int = 1,
     device: str = "cpu",
     report: Callable[[str], None] = print,
@@ -286,9 +288,9 @@ def learn_members(
     """
     if members < 1:
         raise InputError("An ensemble has at least one member.")
-    networks = []
+    usual, networks = settings or Settings(), []
     for member in range(members):
-        own = Settings(**{**asdict(settings), "seed": settings.seed + 1000 * member})
+        own = replace(usual, seed=usual.seed + 1000 * member)
         learner = Learner(
             data, modalities, training, validation, folder / f"member-{member}", architecture, own, device
         )
