@@ -171,9 +171,9 @@ def _ranked(
     if not len(values):
         return np.zeros(values.shape, np.int64), hit
     ranks = stats.rankdata(-np.where(known, values, -np.inf), method="min", axis=0)
-    ranks = np.where(known, ranks, len(values) + 1).astype(np.int64)
-    order = np.argsort(ranks, axis=0, kind="stable")
-    return np.take_along_axis(ranks, order, axis=0), np.take_along_axis(hit, order, axis=0)
+    ranked = np.asarray(np.where(known, ranks, len(values) + 1), np.int64)
+    order = np.argsort(ranked, axis=0, kind="stable")
+    return np.take_along_axis(ranked, order, axis=0), np.take_along_axis(hit, order, axis=0)
 
 
 def _last_equals(ranked: NDArray[np.int64]) -> NDArray[np.int64]:

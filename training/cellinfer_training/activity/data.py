@@ -111,8 +111,9 @@ class ActivityData:
 
     def tested(self, rows: NDArray[np.integer]) -> NDArray[np.float32]:
         """Return the labels of some compounds as a loss takes them: NaN where not tested."""
-        labels = self.labels[rows].astype(np.float32)
-        labels[labels < 0] = np.nan
+        known = self.labels[rows]
+        labels: NDArray[np.float32] = known.astype(np.float32)
+        labels[known < 0] = np.nan
         return labels
 
 

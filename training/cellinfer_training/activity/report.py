@@ -88,11 +88,12 @@ def train_activity(
     scores = score_assays(data.labels[parts.test], tables["predictions"], data.assays)
     with durable(out / "scores.csv") as partial:
         scores.to_csv(partial)
+    means = {figure: float(scores[figure].mean()) for figure in (AUROC, AUPRC)}
     evaluation = {
         "fold": fold,
         "compounds": len(parts.test),
         "assays": int(scores[AUROC].notna().sum()),
-        "mean": {figure: float(scores[figure].mean()) for figure in (AUROC, AUPRC)},
+        "mean": means,
         "above": {str(limit): count for limit, count in count_above(scores[AUROC]).items()},
     }
     facts = {"architecture": asdict(chosen), "settings": asdict(how)}
@@ -106,7 +107,7 @@ def train_activity(
     with durable(out / "report.json") as partial:
         partial.write_text(json.dumps(json_ready(summary), indent=2) + "\n", encoding="utf-8")
     report(
-        f"fold {fold}: mean AUROC {evaluation['mean'][AUROC]:.3f}, AUPRC {evaluation['mean'][AUPRC]:.3f} over "
+        f"fold {fold}: mean AUROC {means[AUROC]:.3f}, AUPRC {means[AUPRC]:.3f} over "
         f"{evaluation['assays']} of {len(data.assays)} assays, {len(parts.test)} compounds"
         + (f"; {left_out} compounds without a profile were left out" if left_out else "")
     )
