@@ -287,7 +287,7 @@ def test_the_card_says_what_the_model_is(data: ActivityData, exported: Path) -> 
     assert golden_difference(golden_result(model.session), card.golden) is None
 
 
-def test_faulty_models_are_refused(exported: Path, tmp_path: Path) -> None:
+def test_faulty_models_are_refused(exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ModelError, match="does not look at images"):
         open_model(exported, "cpu", 1)
     with pytest.raises(ModelError, match="does not predict hits"):
@@ -299,6 +299,10 @@ def test_faulty_models_are_refused(exported: Path, tmp_path: Path) -> None:
     (tmp_path / "three.fingerprints.npz").write_bytes(b"other")
     with pytest.raises(ModelError, match="are not those"):
         open_activity(copy, "cpu", 1)
+    with monkeypatch.context() as patch:
+        patch.setattr("cellinfer.activity.graphs.FEATURISER", "later/2")
+        with pytest.raises(ModelError, match="as 'chemprop-v2/1', this version as 'later/2'"):
+            open_activity(exported, "cpu", 1)
     model = open_activity(exported, "cpu", 1)
     with pytest.raises(InputError, match="sees profiles of 'morphology'"):
         model.predict(["CC"])

@@ -1,4 +1,4 @@
-"""What RDKit does for us: standard structures, keys, scaffolds, fingerprints, PAINS. Nothing else imports it."""
+"""What RDKit does for us: standard structures, keys, scaffolds, fingerprints, PAINS. Only `graphs` imports it too."""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Models that predict hits of assays: open one, and predict compounds with it."""
+"""Models that predict hits of assays: open one, and predict compounds with it.
+
+RDKit is needed by models that see structures only.
+"""
 
 from __future__ import annotations
 
@@ -6,18 +9,19 @@ import io
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import cellinfer_models
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
-from cellinfer.activity.chemistry import fingerprints
-from cellinfer.activity.graphs import FEATURISER, MoleculeGraphs, message_tables, read_graphs
 from cellinfer.cards import ActivityCard
 from cellinfer.errors import InputError, ModelError
 from cellinfer.sessions import ActivitySession, Device, open_activity_model
+
+if TYPE_CHECKING:
+    from cellinfer.activity.graphs import MoleculeGraphs
 
 __all__ = ["ActivityModel", "Prediction", "encode", "open_activity"]
 
@@ -102,7 +106,7 @@ class ActivityModel:
         unknown = np.zeros(n, bool)
         for rows in _batches(smiles, n, batch):
             some = None if smiles is None else [smiles[row] for row in rows]
-            graphs = read_graphs(some) if some is not None and "graph" in self.card.modalities else None
+            graphs = None if some is None or "graph" not in self.card.modalities else _read(some)
             arrays = _encoded(self.card, some, {name: table[rows] for name, table in tables.items()}, graphs)
             mean[rows], spread[rows] = self.session.run(arrays)
             if graphs is not None:
@@ -161,12 +165,22 @@ def _encoded(
         elif smiles is None:
             raise InputError(f"The model {card.name!r} sees structures: give SMILES.")
         elif name == "graph":
-            arrays |= message_tables(graphs or read_graphs(smiles), card.depth).arrays()
+            from cellinfer.activity.graphs import message_tables
+
+            arrays |= message_tables(graphs or _read(smiles), card.depth).arrays()
         else:
+            from cellinfer.activity.chemistry import fingerprints
+
             radius, bits = card.morgan
             packed = fingerprints(smiles, radius=radius, bits=bits)
             arrays[name] = np.unpackbits(packed.view(np.uint8), axis=1, bitorder="little")
     return arrays
+
+
+def _read(smiles: Sequence[str]) -> MoleculeGraphs:
+    from cellinfer.activity.graphs import read_graphs
+
+    return read_graphs(smiles)
 
 
 def open_activity(model: str | Path, device: Device = "auto", threads: int = 0) -> ActivityModel:
@@ -187,16 +201,23 @@ def open_activity(model: str | Path, device: Device = "auto", threads: int = 0) 
     """
     session = open_activity_model(model, device, threads)
     card = session.card
-    if "graph" in card.modalities and card.featuriser != FEATURISER:
-        raise ModelError(
-            f"The model {card.name!r} describes atoms and bonds as {card.featuriser!r}, this version as "
-            f"{FEATURISER!r}: use the version that made it, or train it anew."
-        )
+    if "graph" in card.modalities:
+        _check_featuriser(card)
     if card.fingerprints is None:
         return ActivityModel(session, None)
     entry = cellinfer_models.registry().get(model) if isinstance(model, str) else None
     folder = cellinfer_models.folder() if entry is not None else Path(model).parent
     return ActivityModel(session, _read_fingerprints(card, folder))
+
+
+def _check_featuriser(card: ActivityCard) -> None:
+    from cellinfer.activity.graphs import FEATURISER
+
+    if card.featuriser != FEATURISER:
+        raise ModelError(
+            f"The model {card.name!r} describes atoms and bonds as {card.featuriser!r}, this version as "
+            f"{FEATURISER!r}: use the version that made it, or train it anew."
+        )
 
 
 def _read_fingerprints(card: ActivityCard, folder: Path) -> NDArray[np.uint64]:
