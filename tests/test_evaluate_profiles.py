@@ -263,6 +263,7 @@ TABLES: list[tuple[Callable[[pd.DataFrame], pd.DataFrame], dict[str, Any], str]]
     (lambda table: table, {"controls": "Metadata_t ="}, "not understood"),
     (lambda table: table, {"controls": "Cells_f1 + 1"}, "yes or no"),
     (lambda table: table, {"controls": "@pd.io"}, "not understood"),
+    (lambda table: table, {"label": "Metadata_t"}, "is the compound itself"),
     (lambda table: table, {"metric": "manhattan"}, "no metric"),
     (lambda table: table, {"projection": "tsne"}, "no projection"),
     (lambda table: table, {"min_others": 0}, "at least one other"),
@@ -423,6 +424,15 @@ def test_treatments_of_several_columns_are_named_readably() -> None:
     assert any("doses or times of one Metadata_Compound" in note for note in result.notes)
     with pytest.raises(InputError, match=r"no column 'Dosis' \(treatment\): it has Metadata_Plate"):
         evaluate_profiles(table, treatment=["Compound", "Dosis"], **columns)
+
+
+def test_doses_of_a_single_compound_are_held_out_by_themselves() -> None:
+    table = with_doses(screen())
+    table = table.assign(Metadata_Compound=table["Metadata_Compound"].where(table["Metadata_t"] == "DMSO", "drug"))
+    table["Metadata_Dose"] = table["Metadata_t"].str.removeprefix("T").where(table["Metadata_t"] != "DMSO", "0")
+    found = evaluate_profiles(table, treatment=["Compound", "Dose"], controls="Metadata_Compound == 'DMSO'")
+    assert "held out by Metadata_Compound_Dose" in found.definitions["batches_of_treated_wells"]
+    assert any("all wells are of one Metadata_Compound" in note for note in found.notes)
 
 
 def test_joint_names_stay_apart() -> None:

@@ -515,12 +515,19 @@ def noise(plates: int = 4, controls: int = 8, features: int = 200) -> pd.DataFra
 def test_controls_that_sphering_was_learnt_from_are_not_all_that_is_told_of_plates(tmp_path: Path) -> None:
     """On noise sphering makes controls look free of their plate, and treated wells of it more alike than before."""
     noise().to_parquet(tmp_path / "wells.parquet")
-    same = profile(tmp_path / "wells.parquet", tmp_path / "out", controls=CONTROLS, picture=False).info[
-        "nearest_neighbour_of_same_plate"
-    ]
+    made = profile(tmp_path / "wells.parquet", tmp_path / "out", controls=CONTROLS, picture=False)
+    same = made.info["nearest_neighbour_of_same_plate"]
     assert same["after"] < same["chance"]
     assert same["treated_after"] > 2 * same["treated_chance"]
     assert same["treated_chance"] == pytest.approx(28 / 124)
+    (said,) = [note for note in made.info["notes"] if note.startswith("plates:")]
+    assert "centred on its controls, 8 at the fewest" in said
+    assert "--reference all" in said
+    mended = profile(
+        tmp_path / "wells.parquet", tmp_path / "out", controls=CONTROLS, reference="all", picture=False
+    ).info
+    assert mended["nearest_neighbour_of_same_plate"]["treated_after"] < 1.5 * same["treated_chance"]
+    assert not [note for note in mended["notes"] if note.startswith("plates:")]
 
 
 def test_a_well_under_two_names_and_a_table_given_twice_are_refused(tmp_path: Path) -> None:

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 TABLES = ("Site", "Well", "Well_normalised", "Well_selected", "Well_sphered", "Well_harmonised", "Treatment")
 """Tables that there may be, in the order of the steps."""
 _MOST_NEIGHBOURS = 2000
+_APART = 0.1
+"""Rise of the share of wells beside their own plate that is worth a note."""
 
 
 def write_profiles(work: Work, folder: Path) -> tuple[tuple[Path, ...], dict[str, Any]]:
@@ -52,6 +54,7 @@ def write_profiles(work: Work, folder: Path) -> tuple[tuple[Path, ...], dict[str
     write_csv(work.features, folder / "features.csv")
     files.append(folder / "features.csv")
     neighbours = _neighbours_of_plates(work)
+    work.notes += _plates_apart(work, neighbours)
     info = _info(work, neighbours, [path.name for path in files])
     if work.settings.picture:
         from cellinfer.profiling.picture import draw_profiles
@@ -105,6 +108,28 @@ def _neighbours_of_plates(work: Work) -> dict[str, float] | None:
     known = wells[work.treatment].notna().all(axis=1).to_numpy() & ~work.controls
     treated = _same_plate(work, known, group_rows(wells, work.treatment).codes)
     return found if treated is None else {**found, **{f"treated_{name}": value for name, value in treated.items()}}
+
+
+def _plates_apart(work: Work, neighbours: Mapping[str, float] | None) -> list[str]:
+    """Say so if plates are told more easily by their treated wells than before, and what may be done."""
+    if neighbours is None or "treated_after" not in neighbours:
+        return []
+    before, after, chance = (neighbours[f"treated_{name}"] for name in ("before", "after", "chance"))
+    if after < max(before, chance) + _APART:
+        return []
+    said = f"plates: treated wells resemble those of their own plate more than before ({before:.0%} to {after:.0%})"
+    centred = [
+        group["references"]
+        for step in work.steps
+        if step.name == "normalise" and step.parameters["against"] == "controls" and work.settings.scope == "plate"
+        for group in step.parameters["groups"]
+    ]
+    if not centred:
+        return [said]
+    return [
+        f"{said}: each is centred on its controls, {min(centred)} at the fewest. If plates hold much the same "
+        "treatments, normalise against all wells (--reference all)"
+    ]
 
 
 def _whose_neighbours(work: Work) -> str:

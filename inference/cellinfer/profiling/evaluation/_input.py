@@ -215,6 +215,11 @@ def _with_columns(table: pd.DataFrame, options: EvaluationOptions) -> Evaluation
     options = replace(options, label=label, treatment=treatment, compound=compound, batch=batch)
     if options.label is not None and table[options.label].isna().all():
         raise InputError(f"The column {options.label!r} (label) is empty.")
+    if options.label is not None and options.label == (options.compound or options.treatment):
+        raise InputError(
+            f"Classes bring different compounds together, and {options.label!r} (label) is the compound itself: name a "
+            "column such as the mechanism, or no label, to look at replicates alone."
+        )
     return replace(options, batch=options.batch or _first(table, PLATE))
 
 

@@ -445,7 +445,10 @@ def _one_batch_effect(
     name: str, part: Profiles, treatment: str | None, prepared: Prepared, figures: Figures, progress: Progress
 ) -> BatchEffects:
     options = prepared.options
-    held_out = None if treatment is None else options.compound or treatment
+    asked = [] if treatment is None else [options.compound or treatment, treatment]
+    held_out = next((column for column in asked if part.table[column].nunique() > 1), None)
+    if asked and held_out != asked[0]:
+        figures.notes.append(f"{name}: all wells are of one {asked[0]}, which is not held out therefore")
     columns = list(dict.fromkeys(one for one in (str(options.batch), treatment, held_out) if one is not None))
     values = pd.DataFrame(part.values, columns=list(prepared.features))
     found = batch_effects(
