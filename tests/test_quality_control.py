@@ -495,7 +495,7 @@ def test_mistakes_are_explained(tmp_path: Path) -> None:
         quality_control(tmp_path, negative=-1)
     with pytest.raises(InputError, match="is not understood"):
         quality_control(tmp_path, controls="Compound ==")
-    with pytest.raises(InputError, match="no well of the run is a control"):
+    with pytest.raises(InputError, match="holds for no row: Metadata_Well holds text"):
         quality_control(tmp_path, controls="Metadata_Well == 'Z01'")
     with pytest.raises(InputError, match="at least 1"):
         quality_control(tmp_path, deviations=0.5)
