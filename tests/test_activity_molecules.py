@@ -188,7 +188,7 @@ def test_fingerprints_are_those_of_rdkit() -> None:
         expected = np.zeros(2048, np.int8)
         DataStructs.ConvertToNumpyArray(generator.GetFingerprint(Chem.MolFromSmiles(smiles)), expected)
         np.testing.assert_array_equal(row, expected)
-    with pytest.raises(InputError, match="not SMILES"):
+    with pytest.raises(InputError, match="not a structure that RDKit can read"):
         chemistry.fingerprints(["nonsense"])
     with pytest.raises(InputError, match="multiples of 64"):
         chemistry.fingerprints([], bits=100)

@@ -14,7 +14,7 @@ import onnx
 import pytest
 import yaml
 from cellinfer import models
-from cellinfer.cards import EMBEDDING, METADATA_KEY, card_from_metadata, parse_card
+from cellinfer.cards import ACTIVITY, EMBEDDING, METADATA_KEY, card_from_metadata, parse_card
 from cellinfer.errors import DeviceError, EngineError, ModelError
 from cellinfer.onnxfile import has_external_data
 from cellinfer.sessions import SEGMENTATION, open_session
@@ -47,7 +47,8 @@ def test_the_bundled_models_are_what_their_cards_say() -> None:
         assert "golden" in models.verify(name)
         beside = yaml.safe_load(entry.card_path.read_text(encoding="utf-8"))
         inside = dict(models.card(name).description_file)
-        assert entry.task == (EMBEDDING if inside["config"]["cellinfer"]["task"] == EMBEDDING else SEGMENTATION)
+        task = inside["config"]["cellinfer"]["task"]
+        assert entry.task == (task if task in (EMBEDDING, ACTIVITY) else SEGMENTATION)
         assert beside.pop("weights")["onnx"]["sha256"] == entry.sha256
         assert beside == inside
 

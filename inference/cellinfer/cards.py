@@ -31,6 +31,7 @@ _DEEPEST = 16
 """Steps of message passing."""
 _RANGES = ((-1.0, 1.0), (0.0, 1.0))
 _ACTIVITY_FIELDS = {"modalities", "assays", "members", "depth", "featuriser", "training", "fingerprints", "fold"}
+_STEPS, _SALTS = ("cleanup", "uncharge", "refuse"), ("strip", "keep", "refuse")
 _EMBEDDING_FIELDS = {"side", "range", "box", "diameter", "features", "each_channel", "mask_neighbours"}
 
 
@@ -196,6 +197,12 @@ class ActivityCard(Card):
         there is none.
     fold
         The fold that it has not seen; None where it has seen everything.
+    standardisation
+        What was done to structures before training, as `cellinfer.activity.molecules.Standardisation` has it; None
+        where that is not known.
+    similarity_limit
+        Tanimoto similarity to the nearest training compound below which a compound is outside of what the model knows;
+        None where it is not stated.
     """
 
     modalities: tuple[str, ...]
@@ -209,6 +216,8 @@ class ActivityCard(Card):
     compounds_sha256: str
     fingerprints: tuple[str, str] | None
     fold: int | None
+    standardisation: Mapping[str, Any] | None
+    similarity_limit: float | None
 
     @property
     def evaluation(self) -> Mapping[str, Any]:
@@ -288,6 +297,7 @@ def parse_activity_card(description: Mapping[str, Any], source: str) -> Activity
     modalities = [inner.inside("modalities", place) for place in range(len(inner.items("modalities")))]
     profiles = [each for each in modalities if "features" in each.mapping()]
     file = ("fingerprints", "file"), ("fingerprints", "sha256")
+    trained = inner.mapping("training")
     card = ActivityCard(
         **_common(look, source, has_channels=False),
         modalities=tuple(str(each("name")) for each in modalities),
@@ -301,6 +311,8 @@ def parse_activity_card(description: Mapping[str, Any], source: str) -> Activity
         compounds_sha256=str(inner("training", "sha256")),
         fingerprints=None if inner("fingerprints") is None else (str(inner(*file[0])), str(inner(*file[1]))),
         fold=None if inner("fold") is None else inner.whole("fold"),
+        standardisation=_standardisation(inner, source),
+        similarity_limit=float(inner.number("training", "similarity_limit")) if "similarity_limit" in trained else None,
     )
     if unknown := sorted(inner.mapping().keys() - _ACTIVITY_FIELDS):
         raise ModelError(
@@ -309,6 +321,20 @@ def parse_activity_card(description: Mapping[str, Any], source: str) -> Activity
         )
     _check_activity(card, source)
     return card
+
+
+def _standardisation(inner: Description, source: str) -> dict[str, Any] | None:
+    place = ("training", "standardisation")
+    if place[1] not in inner.mapping(place[0]):
+        return None
+    stated = dict(inner.mapping(*place))
+    if stated.keys() != {*_STEPS, "salts", "largest"} or stated["salts"] not in _SALTS:
+        raise ModelError(
+            f"The card of the model {source} says of structures {reprlib.repr(stated)}: config.cellinfer.activity."
+            f"training.standardisation must have {', '.join(_STEPS)}, salts ({', '.join(_SALTS)}) and largest."
+        )
+    steps = {name: inner.truth(*place, name) for name in _STEPS}
+    return {**steps, "salts": stated["salts"], "largest": inner.whole(*place, "largest")}
 
 
 def _check_activity(card: ActivityCard, source: str) -> None:
@@ -326,6 +352,7 @@ def _check_activity(card: ActivityCard, source: str) -> None:
         (not 1 <= card.depth <= _DEEPEST, f"depth {card.depth} is not in 1..{_DEEPEST}"),
         (card.morgan[0] < 0 or bits < 64 or bits % 64 or bits > _MOST_FEATURES, f"fingerprints of {bits} bits"),
         (card.compounds < 1, f"{card.compounds} compounds that it was trained on"),
+        (not 0 <= (card.similarity_limit or 0.0) <= 1, f"similarity_limit {card.similarity_limit} is not in 0..1"),
         (beside is not None and not set(beside[0]).isdisjoint("/\\:"), "fingerprints that do not lie beside the model"),
     ]
     for wrong, why in problems:

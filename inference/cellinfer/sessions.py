@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Generic, Literal, Self, TypeVar, get_args
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, Self, TypeVar, get_args
 
 import cellinfer_models
 import numpy as np
@@ -205,6 +205,7 @@ class ActivitySession:
         See `OpenModel`.
     """
 
+    precision: ClassVar[str] = "float32"
     card: ActivityCard
     sha256: str
     device: str
@@ -331,17 +332,29 @@ def open_activity_model(model: str | Path, device: Device = "auto", threads: int
     DeviceError
         If the device asked for is unknown or not there.
     """
-    _check_device(device)
-    session = _open(model, device, threads or available_cores(), _AS_ASKED)
+    session = open_any(model, device, threads)
     if not isinstance(session, ActivitySession):
         raise ModelError(f"The model {str(model)!r} looks at images and does not predict hits of assays.")
     return session
 
 
+def open_any(
+    model: str | Path, device: Device = "auto", threads: int = 0, precision: Precision = "float32"
+) -> AnySession:
+    """Open a model of any kind; for parameters and errors see `open_session`."""
+    _check_device(device)
+    session = _open(model, device, threads or available_cores(), _AS_ASKED)
+    if isinstance(session, ActivitySession):
+        if precision == "int8":
+            raise ModelError(f"The model {str(model)!r} has no int8 variant: use --precision float32 or auto.")
+        return session
+    return session if precision == "float32" else open_model(model, device, threads, precision)
+
+
 def open_model(
     model: str | Path, device: Device = "auto", threads: int = 0, precision: Precision = "float32"
 ) -> Session | EmbeddingSession:
-    """Open a model of either kind; for parameters and errors see `open_session`."""
+    """Open a model that looks at images; for parameters and errors see `open_session`."""
     if precision not in get_args(Precision):
         raise ModelError(f"Unknown precision {precision!r}: choose {', '.join(get_args(Precision))}.")
     _check_device(device)
@@ -382,7 +395,7 @@ def precisions(model: str | Path) -> dict[Precision, str]:
 
 
 def bundled_names(task: str) -> tuple[str, ...]:
-    """Return the names of the bundled models of a task, `"segmentation"` or `"embedding"`."""
+    """Return the names of the bundled models of a task, `"segmentation"`, `"embedding"` or `"activity"`."""
     return tuple(name for name, entry in cellinfer_models.registry().items() if entry.task == task)
 
 

@@ -38,7 +38,7 @@ class Entry:
     variants
         The same model in other precisions, by precision (`"int8"`).
     task
-        `"segmentation"` or `"embedding"`; the former where the registry does not say.
+        `"segmentation"`, `"embedding"` or `"activity"`; the former where the registry does not say.
     """
 
     name: str

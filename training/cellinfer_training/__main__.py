@@ -301,6 +301,8 @@ def activity(
     device: Device = "cpu",
 ) -> None:
     """Teach networks to predict hits of assays from structures and profiles, and judge them on a fold left out."""
+    from cellinfer.activity.prepare import standardisation_of
+
     from cellinfer_training.activity.data import read_data
     from cellinfer_training.activity.learner import Settings
     from cellinfer_training.activity.networks import Architecture
@@ -316,7 +318,19 @@ def activity(
     architecture = Architecture(hidden=hidden, depth=depth, dropout=dropout)
     settings = Settings(epochs=epochs, rate=rate, first_rate=rate / 10, last_rate=rate / 10, balance=balance, seed=seed)
     path = train_activity(
-        data, model or ["graph"], fold, out, architecture, settings, members, trials, name, license, device, typer.echo
+        data,
+        model or ["graph"],
+        fold,
+        out,
+        architecture,
+        settings,
+        members,
+        trials,
+        name,
+        license,
+        device,
+        typer.echo,
+        standardisation_of(matrix),
     )
     typer.echo(f"model   {path}\nreport  {out / 'report.json'}, scores.csv, predictions.parquet, validation.parquet")
 

@@ -16,9 +16,9 @@ import numpy as np
 import onnx
 import torch
 import yaml
-from cellinfer.cards import ACTIVITY, EMBEDDING, METADATA_KEY, EmbeddingCard, parse_card
+from cellinfer.cards import ACTIVITY, EMBEDDING, METADATA_KEY, ActivityCard, EmbeddingCard, parse_card
 from cellinfer.golden import golden_result
-from cellinfer.sessions import open_activity_model, open_model, open_session
+from cellinfer.sessions import open_any, open_session
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -166,8 +166,9 @@ def register(path: Path, summary: str) -> None:
         "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
         "summary": summary,
     }
-    if isinstance(open_model(path, device="cpu", threads=1).card, EmbeddingCard):
-        table[path.stem]["task"] = EMBEDDING
+    card = open_any(path, device="cpu", threads=1).card
+    if isinstance(card, EmbeddingCard | ActivityCard):
+        table[path.stem]["task"] = EMBEDDING if isinstance(card, EmbeddingCard) else ACTIVITY
     registry.write_text(json.dumps(table, indent=2) + "\n", encoding="utf-8")
 
 
@@ -210,8 +211,7 @@ def _parity(deployed: nn.Module, path: Path) -> float:
 
 def _with_golden(description: Mapping[str, Any], path: Path) -> dict[str, Any]:
     complete: dict[str, Any] = json.loads(json.dumps(description))
-    is_activity = complete["config"]["cellinfer"].get("task") == ACTIVITY
-    session = open_activity_model(path, device="cpu") if is_activity else open_model(path, device="cpu")
+    session = open_any(path, device="cpu")
     complete["config"]["cellinfer"]["golden"] = golden_result(session)
     complete["timestamp"] = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     return complete

@@ -227,5 +227,7 @@ def release(path: Path, summary: str) -> Path:
     target = cellinfer_models.folder() / path.name
     for suffix in (".onnx", ".yaml"):
         shutil.copyfile(path.with_suffix(suffix), target.with_suffix(suffix))
+    if (beside := path.with_name(f"{path.stem}.fingerprints.npz")).is_file():  # of what an activity model has seen
+        shutil.copyfile(beside, target.with_name(beside.name))
     register(target, summary)
     return target

@@ -260,22 +260,47 @@ def fingerprints(
     InputError
         If a structure cannot be read.
     """
-    if bits % 64 or bits < 64:
-        raise InputError(f"Fingerprints have bits in multiples of 64, not {bits}.")
-    generator = rdFingerprintGenerator.GetMorganGenerator(radius=radius, fpSize=bits)
+    _check_bits(bits)
     packed = np.empty((len(smiles), bits // 64), np.uint64)
     for start in range(0, len(smiles), _CHUNK):
         chunk = smiles[start : start + _CHUNK]
-        with rdBase.BlockLogs():
-            molecules = [Chem.MolFromSmiles(text) for text in chunk]
-            if None in molecules:
-                raise InputError(f"{chunk[molecules.index(None)]!r} is not SMILES: prepare the table first.")
-            vectors = generator.GetFingerprints(molecules, numThreads=threads or os.cpu_count() or 1)
-        binary = b"".join(DataStructs.BitVectToBinaryText(vector) for vector in vectors)
-        packed[start : start + len(chunk)] = np.frombuffer(binary, "<u8").reshape(len(chunk), -1)
+        packed[start : start + len(chunk)] = morgan_fingerprints(read(chunk), radius, bits, threads=threads)
         if progress is not None:
             progress("fingerprints", start + len(chunk), len(smiles))
     return packed
+
+
+def read(smiles: Sequence[str]) -> list[Any]:
+    """Read standard structures into RDKit's molecules.
+
+    Raises
+    ------
+    InputError
+        If one is empty or no SMILES.
+    """
+    with rdBase.BlockLogs():
+        molecules = [Chem.MolFromSmiles(text) for text in smiles]
+    for text, molecule in zip(smiles, molecules, strict=True):
+        if molecule is None or not molecule.GetNumAtoms():
+            raise InputError(f"{text!r} is not a structure that RDKit can read: prepare the table first.")
+    return molecules
+
+
+def _check_bits(bits: int) -> None:
+    if bits % 64 or bits < 64:
+        raise InputError(f"Fingerprints have bits in multiples of 64, not {bits}.")
+
+
+def morgan_fingerprints(
+    molecules: Sequence[Any], radius: int = 2, bits: int = 2048, *, threads: int | None = None
+) -> NDArray[np.uint64]:
+    """Return packed Morgan fingerprints of RDKit's molecules; see `fingerprints`."""
+    _check_bits(bits)
+    generator = rdFingerprintGenerator.GetMorganGenerator(radius=radius, fpSize=bits)
+    with rdBase.BlockLogs():
+        vectors = generator.GetFingerprints(molecules, numThreads=threads or os.cpu_count() or 1)
+    binary = b"".join(DataStructs.BitVectToBinaryText(vector) for vector in vectors)
+    return np.frombuffer(binary, "<u8").reshape(len(molecules), -1).astype(np.uint64)
 
 
 def pains(

@@ -30,10 +30,11 @@ import numpy as np
 from cellinfer_kernels.molgraphs import Distinct, bonds_before, bonds_into, distinct_rows
 from numpy.typing import NDArray
 
+from cellinfer.activity.chemistry import read
 from cellinfer.errors import InputError
 
 try:
-    from rdkit import Chem, rdBase
+    from rdkit import Chem
 except ImportError as error:
     raise InputError('Chemical structures need RDKit: pip install "cellinfer[chem]".') from error
 
@@ -121,6 +122,12 @@ class MoleculeGraphs:
         strange = ~np.isin(_digits(self.atoms)[0], _ELEMENTS)
         return np.bincount(self.molecules, strange, len(self)) > 0
 
+    def unknown_elements(self, row: int) -> tuple[str, ...]:
+        """Return the symbols of these elements in a molecule, sorted."""
+        numbers = _digits(self.atoms[self.atom_starts[row] : self.atom_starts[row + 1]])[0]
+        table = Chem.GetPeriodicTable()
+        return tuple(sorted(table.GetElementSymbol(int(each)) for each in set(numbers) - set(_ELEMENTS)))
+
 
 @dataclass(frozen=True)
 class MessageTables:
@@ -183,15 +190,7 @@ def read_graphs(smiles: Iterable[str]) -> MoleculeGraphs:
     InputError
         If one is empty or no SMILES.
     """
-    with rdBase.BlockLogs():
-        return molecule_graphs(_read(text) for text in smiles)
-
-
-def _read(smiles: str) -> Any:
-    molecule = Chem.MolFromSmiles(smiles)
-    if molecule is None or not molecule.GetNumAtoms():
-        raise InputError(f"{smiles!r} is not a structure that RDKit can read: prepare the table first.")
-    return molecule
+    return molecule_graphs(read(list(smiles)))
 
 
 def molecule_graphs(molecules: Iterable[Any]) -> MoleculeGraphs:

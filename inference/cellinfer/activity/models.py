@@ -21,7 +21,7 @@ from cellinfer.errors import InputError, ModelError
 from cellinfer.sessions import ActivitySession, Device, open_activity_model
 
 if TYPE_CHECKING:
-    from cellinfer.activity.graphs import MoleculeGraphs
+    from cellinfer.activity.structures import Structures
 
 __all__ = ["ActivityModel", "Prediction", "encode", "open_activity"]
 
@@ -57,10 +57,13 @@ class ActivityModel:
     fingerprints
         `(compounds, words)` uint64 packed Morgan fingerprints of what it was trained on, for its applicability domain;
         None where it comes without them.
+    compounds
+        Their names; None where they are not known.
     """
 
     session: ActivitySession
     fingerprints: NDArray[np.uint64] | None
+    compounds: tuple[str, ...] | None = None
 
     @property
     def card(self) -> ActivityCard:
@@ -69,7 +72,7 @@ class ActivityModel:
 
     def predict(
         self,
-        smiles: Sequence[str] | None = None,
+        smiles: Sequence[str] | Structures | None = None,
         profiles: Mapping[str, pd.DataFrame] | None = None,
         batch: int = BATCH,
     ) -> Prediction:
@@ -78,7 +81,7 @@ class ActivityModel:
         Parameters
         ----------
         smiles
-            n standardised structures; needed by models that see `graph` or `morgan`.
+            n standardised structures, perhaps described already; needed by models that see `graph` or `morgan`.
         profiles
             Name -> n rows in the same order, with the card's features among their columns, as they were measured.
         batch
@@ -104,13 +107,16 @@ class ActivityModel:
         n = counts.pop()
         mean, spread = (np.empty((n, len(self.card.assays)), np.float32) for _ in range(2))
         unknown = np.zeros(n, bool)
-        for rows in _batches(smiles, n, batch):
-            some = None if smiles is None else [smiles[row] for row in rows]
-            graphs = None if some is None or "graph" not in self.card.modalities else _read(some)
-            arrays = _encoded(self.card, some, {name: table[rows] for name, table in tables.items()}, graphs)
+        texts = smiles if smiles is None or isinstance(smiles, Sequence) else smiles.smiles
+        for rows in _batches(texts, n, batch):
+            if smiles is None or isinstance(smiles, Sequence):
+                some = _described(self.card, None if smiles is None else [smiles[row] for row in rows])
+            else:
+                some = smiles.take(rows)
+            arrays = _encoded(self.card, some, {name: table[rows] for name, table in tables.items()})
             mean[rows], spread[rows] = self.session.run(arrays)
-            if graphs is not None:
-                unknown[rows] = graphs.unknown
+            if some is not None and some.graphs is not None:
+                unknown[rows] = some.graphs.unknown
         return Prediction(mean, spread, unknown)
 
 
@@ -152,35 +158,37 @@ def encode(
     InputError
         If the model sees what is not given, or a structure cannot be read.
     """
-    return _encoded(card, smiles, profiles or {}, None)
+    return _encoded(card, _described(card, smiles), profiles or {})
+
+
+def _described(card: ActivityCard, smiles: Sequence[str] | None) -> Structures | None:
+    """Describe structures as a model sees them; None where it sees none, or there are none."""
+    kinds = {card.morgan} if "morgan" in card.modalities else set()
+    if smiles is None or not (kinds or "graph" in card.modalities):
+        return None
+    from cellinfer.activity.structures import describe
+
+    return describe(smiles, graphs="graph" in card.modalities, fingerprints=kinds)
 
 
 def _encoded(
-    card: ActivityCard, smiles: Sequence[str] | None, profiles: Mapping[str, ArrayLike], graphs: MoleculeGraphs | None
+    card: ActivityCard, structures: Structures | None, profiles: Mapping[str, ArrayLike]
 ) -> dict[str, NDArray[Any]]:
     arrays: dict[str, NDArray[Any]] = {}
     for name in card.modalities:
         if name in card.features:
             arrays[name] = np.ascontiguousarray(profiles[name], np.float32)
-        elif smiles is None:
+        elif structures is None:
             raise InputError(f"The model {card.name!r} sees structures: give SMILES.")
         elif name == "graph":
             from cellinfer.activity.graphs import message_tables
 
-            arrays |= message_tables(graphs or _read(smiles), card.depth).arrays()
+            assert structures.graphs is not None
+            arrays |= message_tables(structures.graphs, card.depth).arrays()
         else:
-            from cellinfer.activity.chemistry import fingerprints
-
-            radius, bits = card.morgan
-            packed = fingerprints(smiles, radius=radius, bits=bits)
+            packed = structures.fingerprints[card.morgan]
             arrays[name] = np.unpackbits(packed.view(np.uint8), axis=1, bitorder="little")
     return arrays
-
-
-def _read(smiles: Sequence[str]) -> MoleculeGraphs:
-    from cellinfer.activity.graphs import read_graphs
-
-    return read_graphs(smiles)
 
 
 def open_activity(model: str | Path, device: Device = "auto", threads: int = 0) -> ActivityModel:
@@ -207,7 +215,7 @@ def open_activity(model: str | Path, device: Device = "auto", threads: int = 0) 
         return ActivityModel(session, None)
     entry = cellinfer_models.registry().get(model) if isinstance(model, str) else None
     folder = cellinfer_models.folder() if entry is not None else Path(model).parent
-    return ActivityModel(session, _read_fingerprints(card, folder))
+    return ActivityModel(session, *_read_fingerprints(card, folder))
 
 
 def _check_featuriser(card: ActivityCard) -> None:
@@ -220,7 +228,7 @@ def _check_featuriser(card: ActivityCard) -> None:
         )
 
 
-def _read_fingerprints(card: ActivityCard, folder: Path) -> NDArray[np.uint64]:
+def _read_fingerprints(card: ActivityCard, folder: Path) -> tuple[NDArray[np.uint64], tuple[str, ...] | None]:
     assert card.fingerprints is not None
     name, digest = card.fingerprints
     path = folder / name
@@ -234,6 +242,9 @@ def _read_fingerprints(card: ActivityCard, folder: Path) -> NDArray[np.uint64]:
         raise ModelError(f"The fingerprints {path} are not those that the model {card.name!r} was made with.")
     with np.load(io.BytesIO(content), allow_pickle=False) as file:
         packed: NDArray[np.uint64] = file["fingerprints"]
+        names = file.get("compounds")
     if packed.dtype != np.uint64 or packed.shape != (card.compounds, card.morgan[1] // 64):
         raise ModelError(f"The fingerprints {path} are not of the {card.compounds} compounds that the card names.")
-    return packed
+    if names is not None and (names.dtype.kind != "U" or names.shape != (card.compounds,)):
+        raise ModelError(f"The names of compounds in {path} are not of the {card.compounds} that the card names.")
+    return packed, None if names is None else tuple(names.tolist())

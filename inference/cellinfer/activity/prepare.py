@@ -475,6 +475,33 @@ class _Work:
         return info
 
 
+def standardisation_of(matrix: Path) -> dict[str, Any] | None:
+    """Return what `prepare` did to the structures of a matrix that it wrote, by the names of `Standardisation`.
+
+    Returns
+    -------
+    dict or None
+        None for a table that `prepare` did not write.
+
+    Raises
+    ------
+    InputError
+        If the `prepare.json` beside it cannot be read.
+    """
+    path = matrix.with_name("prepare.json")
+    if not path.is_file():
+        return None
+    try:
+        info = json.loads(path.read_text(encoding="utf-8"))
+        if matrix.name not in info["files"]:
+            return None
+        stated = info["settings"]
+        names = ("salts", "uncharge", "largest", "as_published")
+        return asdict(PrepareSettings(**{name: stated[name] for name in names}).standardisation)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path} cannot be read ({error}): prepare the table anew.") from error
+
+
 def _numbers(piece: pd.DataFrame, names: Sequence[str], known: dict[str, int], path: Path) -> Labels:
     """Turn cells into labels."""
     labels = np.full((len(piece), len(names)), BLANK, np.int8)

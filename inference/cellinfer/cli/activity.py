@@ -7,10 +7,13 @@ from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
+from cellinfer.cli._shared import DeviceOption
+
 if TYPE_CHECKING:
     from rich.console import Console
 
     from cellinfer.activity.dividing import SplitResult
+    from cellinfer.activity.prediction import PredictResult
     from cellinfer.activity.prepare import PrepareResult
 
 app = typer.Typer(help="Assay hits predicted from chemical structure, morphology and expression.", no_args_is_help=True)
@@ -158,6 +161,121 @@ def split(
         typer.echo(json.dumps(result.to_dict(), indent=2, ensure_ascii=False))
     else:
         _print_split(result)
+
+
+@app.command()
+def predict(
+    inputs: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="MODEL... [MOLECULES]",
+            help="Models (bundled, or .onnx files; several are fused), then the molecules: table with SMILES (CSV, "
+            "TSV, Parquet), .smi or .sdf. Without molecules, what has profiles is predicted.",
+            show_default=False,
+        ),
+    ],
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help="Table to write, .parquet or .csv; a .json beside it says how.")
+    ],
+    profiles: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        typer.Option(
+            help="Profiles for models that see them: table, or folder of `cellinfer profile`; NAME=TABLE where models "
+            "see several kinds. May be repeated.",
+            show_default=False,
+        ),
+    ] = None,
+    join: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(help="Column of the profiles with names of compounds.", show_default="by its name"),
+    ] = None,
+    smiles: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(help="Column of the molecules with SMILES.", show_default="by its name"),
+    ] = None,
+    id_: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option("--id", help="Column with names of compounds.", show_default="by its name, else row numbers"),
+    ] = None,
+    fuse: Annotated[str, typer.Option(help="How several models become one: max or mean.")] = "max",
+    standardise: Annotated[
+        str,
+        typer.Option(
+            help="Structures: card (as the model's training had them), default (as prepare makes them) or none."
+        ),
+    ] = "card",
+    device: DeviceOption = "auto",
+    threads: Annotated[
+        Optional[int],  # noqa: UP045
+        typer.Option(help="Threads.", min=1, show_default="all cores"),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False,
+) -> None:
+    """Predict assay hits of compounds: probability, spread, and whether the model knows anything like them."""
+    import json
+
+    from cellinfer.activity.prediction import predict as run
+    from cellinfer.cli._shared import announce_compilation, progress_by_name
+
+    announce_compilation()
+    models, molecules = _models_and_molecules(inputs)
+    with progress_by_name("stopped; nothing was written") as progress:
+        result = run(
+            models,
+            out,
+            molecules,
+            _named(profiles or []),
+            progress=progress,
+            join=join,
+            smiles=smiles,
+            identifier=id_,
+            fuse=fuse,
+            standardise=standardise,
+            device=device,
+            threads=threads,
+        )
+    if as_json:
+        typer.echo(json.dumps(result.to_dict(), indent=2, ensure_ascii=False))
+    else:
+        _print_predicted(result)
+
+
+def _models_and_molecules(inputs: list[str]) -> tuple[list[str], Path | None]:
+    """Tell models from what is to be predicted: the last one, if it is no model."""
+    import cellinfer_models
+
+    last = inputs[-1]
+    if last.lower().endswith(".onnx") or last in cellinfer_models.registry():
+        return inputs, None
+    return inputs[:-1], Path(last)
+
+
+def _named(profiles: list[str]) -> dict[str, Path]:
+    """Read `NAME=TABLE`, or a table alone."""
+    from cellinfer.errors import InputError
+
+    found: dict[str, Path] = {}
+    for text in profiles:
+        name, equals, path = text.partition("=")
+        if not (equals and name.isidentifier()):
+            name, path = "", text
+        if name in found:
+            raise InputError("--profiles are given twice for the same: name each kind, as in morphology=TABLE.")
+        found[name] = Path(path)
+    return found
+
+
+def _print_predicted(result: PredictResult) -> None:
+    from rich.console import Console
+
+    console = Console(highlight=False)
+    found = result.info["result"]
+    predicted = found["status"].get("ok", 0)
+    line = f"{predicted:,} of {found['compounds']:,} compounds predicted in {found['assays']:,} assays"
+    if known := found["applicability"]:
+        line += f"; {known['inside']:,} inside and {known['outside']:,} outside of what the models know"
+    console.print(line, soft_wrap=True)
+    _print_notes(console, result.notes, result.files)
 
 
 def _print_prepared(result: PrepareResult) -> None:

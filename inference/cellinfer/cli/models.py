@@ -11,7 +11,7 @@ from cellinfer.cli._shared import DeviceOption
 from cellinfer.microscopy import CHALLENGES, DIMENSIONS, MODALITIES, OBJECTS, SAMPLES
 
 if TYPE_CHECKING:
-    from cellinfer.cards import EmbeddingCard, ModelCard
+    from cellinfer.cards import ActivityCard, EmbeddingCard, ModelCard
     from cellinfer.models import Recommendation
 
 app = typer.Typer(help="The models that come with cellinfer.", no_args_is_help=True)
@@ -31,7 +31,7 @@ def list_models() -> None:
     for found in bundled():
         card = found.card
         sizes = [_megabytes(found.size), *(f"{name} {_megabytes(n)}" for name, n in found.variants.items())]
-        inputs = f"{', '.join(card.channels)} in, {_gives(card)}"
+        inputs = f"{', '.join(_takes(card))} in, {_gives(card)}"
         table.add_row(card.name, found.summary)
         table.add_row("", f"[dim]{card.version}, {', '.join(sizes)}, {inputs}, {card.license}[/dim]")
     Console().print(table)
@@ -125,9 +125,17 @@ def recommend(
         typer.echo(f"picture: {draw_trials(image, answer.trials, out)}", err=json_)
 
 
-def _gives(card: ModelCard | EmbeddingCard) -> str:
-    from cellinfer.cards import EmbeddingCard
+def _takes(card: ModelCard | EmbeddingCard | ActivityCard) -> tuple[str, ...]:
+    from cellinfer.cards import ActivityCard
 
+    return card.modalities if isinstance(card, ActivityCard) else card.channels
+
+
+def _gives(card: ModelCard | EmbeddingCard | ActivityCard) -> str:
+    from cellinfer.cards import ActivityCard, EmbeddingCard
+
+    if isinstance(card, ActivityCard):
+        return f"hits of {len(card.assays)} assays of {card.compounds:,} compounds"
     if isinstance(card, EmbeddingCard):
         each = " of each channel" if card.each_channel else ""
         return f"crops of {card.box} px, {card.features} features{each} (for --embed)"

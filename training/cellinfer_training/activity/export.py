@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from cellinfer.activity.applicability import similarity_limit
 from cellinfer.activity.graphs import FEATURISER
 from cellinfer.cards import ACTIVITY, parse_activity_card
 from cellinfer.errors import InputError
@@ -54,6 +55,8 @@ class Description:
         Figures on that fold.
     facts
         Further fields under `config.cellinfer`.
+    standardisation
+        What was done to structures, by the names of `cellinfer.activity.molecules.Standardisation`; None: not known.
     """
 
     name: str
@@ -62,6 +65,7 @@ class Description:
     fold: int | None = None
     evaluation: Mapping[str, Any] = field(default_factory=dict)
     facts: Mapping[str, Any] = field(default_factory=dict)
+    standardisation: Mapping[str, Any] | None = None
 
 
 def export_activity(
@@ -99,7 +103,7 @@ def export_activity(
     if not members or any((m.widths, m.architecture) != (members[0].widths, members[0].architecture) for m in members):
         raise InputError("An ensemble has members, all of the same modalities and architecture.")
     ensemble = Ensemble([member.cpu() for member in members]).eval()
-    packed = _archive(data.packed[rows])
+    packed = _archive(data.packed[rows], [data.compounds[row] for row in rows])
     beside = path.with_name(f"{path.stem}.fingerprints.npz")
     stated = _lay_out(members[0], len(members), data, rows, description)
     files = {"file": beside.name, "sha256": hashlib.sha256(packed).hexdigest()}
@@ -125,9 +129,9 @@ def export_activity(
     )
 
 
-def _archive(packed: NDArray[np.uint64]) -> bytes:
+def _archive(packed: NDArray[np.uint64], compounds: Sequence[str]) -> bytes:
     content = io.BytesIO()
-    np.savez_compressed(content, fingerprints=packed)
+    np.savez_compressed(content, fingerprints=packed, compounds=np.array(compounds, np.str_))
     return content.getvalue()
 
 
@@ -165,6 +169,11 @@ def _lay_out(
         {"name": name} | ({"features": list(data.features[name])} if name in data.features else {})
         for name in network.widths
     ]
+    stated: dict[str, Any] = {"readouts": int((labels >= 0).sum())}
+    if description.standardisation is not None:
+        stated["standardisation"] = dict(description.standardisation)
+    if (limit := similarity_limit(data.packed[rows])) is not None:
+        stated["similarity_limit"] = round(limit, 4)
     digest = hashlib.sha256(data.sha256.encode() + np.asarray(rows, np.int64).tobytes()).hexdigest()
     activity = {
         "modalities": modalities,
@@ -172,7 +181,7 @@ def _lay_out(
         "members": members,
         "depth": network.architecture.depth if GRAPH in network.widths else 1,
         "featuriser": {"graph": FEATURISER, "morgan": {"radius": RADIUS, "bits": BITS}},
-        "training": {"compounds": len(rows), "sha256": digest, "readouts": int((labels >= 0).sum())},
+        "training": {"compounds": len(rows), "sha256": digest, **stated},
         "fold": description.fold,
     }
     laid_out: dict[str, Any] = json_ready(

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -34,6 +35,7 @@ def train_activity(
     license: str = "unstated",
     device: str = "cpu",
     report: Callable[[str], None] = print,
+    standardisation: Mapping[str, Any] | None = None,
 ) -> Path:
     """Train and export a model, and judge it on a fold that it has not seen.
 
@@ -53,6 +55,8 @@ def train_activity(
         Of the search; 0: none.
     name, license
         Of the model.
+    standardisation
+        See `Description`.
 
     Returns
     -------
@@ -101,7 +105,8 @@ def train_activity(
     text = f"Hits of {len(data.assays)} assays, predicted from {seen} of compounds."
     path = out / f"{name}.onnx"
     learnt = np.sort(np.concatenate([parts.training, parts.validation]))
-    apart = export_activity(networks, data, learnt, Description(name, text, license, fold, evaluation, facts), path)
+    description = Description(name, text, license, fold, evaluation, facts, standardisation)
+    apart = export_activity(networks, data, learnt, description, path)
     left_out = int((~usable & (data.folds >= 0)).sum())
     summary = {**facts, "evaluation": evaluation, "left_out_without_profile": left_out, "torch_and_onnxruntime": apart}
     with durable(out / "report.json") as partial:

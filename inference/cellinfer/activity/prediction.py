@@ -1,0 +1,714 @@
+"""Predict assay hits of many compounds with one model or several: `predict`, and the table that it writes.
+
+Compounds come from a list of molecules, piece by piece, so that millions can be predicted; profiles from tables that
+are joined to them by name, or that are the compounds where there is no list. Every compound has a row, also one that
+cannot be predicted: that row says why.
+"""
+
+from __future__ import annotations
+
+import datetime
+import gzip
+import json
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, get_args
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from cellinfer._version import __version__
+from cellinfer.activity import fusion
+from cellinfer.activity.models import ActivityModel, open_activity
+from cellinfer.errors import InputError, ModelError
+from cellinfer.files import durable, json_ready, sha256_of
+from cellinfer.outputs.frames import growing_table
+from cellinfer.outputs.runinfo import package_versions
+from cellinfer.sessions import Device
+
+if TYPE_CHECKING:
+    from cellinfer.activity.applicability import Domain
+    from cellinfer.activity.chemistry import Progress, Standardisation
+    from cellinfer.activity.molecules import MoleculeFile
+    from cellinfer.activity.structures import Structures
+
+__all__ = ["FUSIONS", "PredictResult", "PredictSettings", "Profiles", "predict", "read_profiles"]
+
+FUSIONS = {"max": fusion.largest, "mean": fusion.average}
+STANDARDISE = ("card", "default", "none")
+ROW, COMPOUND, GIVEN, SMILES = "Metadata_Row", "Metadata_Compound", "Metadata_SMILES_Original", "Metadata_SMILES"
+STATUS, DETAIL = "Metadata_Status", "Metadata_Detail"
+SIMILARITY, NEIGHBOUR = "Metadata_Nearest_Similarity", "Metadata_Nearest_Compound"
+DOMAIN, UNKNOWN = "Metadata_Applicability", "Metadata_Unknown_Elements"
+SPREAD = "_spread"
+INSIDE, OUTSIDE = "inside", "outside"
+NO_PROFILE = "no profile"
+TREATMENTS = "Treatment.parquet"
+_PIECE = 4_000
+"""Compounds at a time: 270 assays of three models take 100 MB."""
+_STRUCTURES = ("graph", "morgan")
+_JOINS = ("compound", "treatment", "broad_sample", "pert_iname", "compound_id", "id", "name")
+"""Columns, perhaps after `Metadata_`, that name the compounds of profiles."""
+_TABLES = {".csv": ",", ".tsv": "\t", ".tab": "\t", ".txt": "\t"}
+
+
+@dataclass(frozen=True, slots=True)
+class PredictSettings:
+    """What `predict` does; every value is written beside the table."""
+
+    fuse: str = "max"
+    """How several models become one: `max` or `mean` of their probabilities."""
+    smiles: str | None = None
+    """Column of the molecules with SMILES; None: found by its name."""
+    identifier: str | None = None
+    """Column of the molecules with names; None: found by its name, else rows are called by their number."""
+    join: str | None = None
+    """Column of the profiles with names of compounds; None: found by its name."""
+    standardise: str = "card"
+    """Structures as each model's training had them (`card`), as `activity prepare` makes them (`default`), or as they
+    are (`none`)."""
+    device: Device = "auto"
+    """Of the networks."""
+    threads: int | None = None
+    """None: all cores."""
+
+
+@dataclass(frozen=True, slots=True)
+class PredictResult:
+    """What `predict` found, and where it wrote it."""
+
+    files: tuple[Path, ...]
+    """The table, and what is known of it as JSON."""
+    notes: tuple[str, ...]
+    info: dict[str, Any] = field(repr=False)
+    """What the JSON file holds."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what the JSON file holds."""
+        return self.info
+
+
+@dataclass(frozen=True)
+class Profiles:
+    """Profiles of compounds.
+
+    Attributes
+    ----------
+    path, column
+        Where they come from, and its column with names.
+    compounds
+        `(n,)` names, each once, in the order in which they first appear.
+    table
+        n rows of features, float32, NaN where a value is missing.
+    averaged
+        Compounds that have several rows, of which the mean was taken.
+    unnamed
+        Rows without a name, which were left out.
+    infinite
+        Values that were not finite and are taken for missing.
+    """
+
+    path: Path
+    column: str
+    compounds: pd.Index
+    table: pd.DataFrame
+    averaged: int
+    unnamed: int
+    infinite: int
+
+
+def predict(
+    models: Sequence[str | Path],
+    out: str | Path,
+    molecules: str | Path | None = None,
+    profiles: Mapping[str, str | Path] | None = None,
+    settings: PredictSettings | None = None,
+    *,
+    progress: Progress | None = None,
+    **options: Any,
+) -> PredictResult:
+    """Predict hits of assays, and write a row per compound.
+
+    Parameters
+    ----------
+    models
+        Names of bundled models, or paths of ONNX files. Several are fused; an assay that some do not know is predicted
+        by the others.
+    out
+        Table to write (`.parquet` or `.csv`); the same name with `.json` says how it was made.
+    molecules
+        Table with SMILES, `.smi` or `.sdf`; None: the compounds are those that have profiles.
+    profiles
+        What the models call them -> table with names of compounds and features, or folder that `cellinfer profile`
+        wrote. The name may be "" where the models see profiles of one kind.
+    settings
+        What to do; `options` are settings by name, which take precedence.
+    progress
+        Called with `"compounds"`, how many are done, and of how many.
+
+    Returns
+    -------
+    PredictResult
+
+    Raises
+    ------
+    InputError
+        If a setting, the molecules or the profiles are not usable, or something that a model sees is missing.
+    ModelError
+        If a model is not usable.
+    OutputError
+        If the table cannot be written.
+    """
+    chosen = _settings(settings, options)
+    table = Path(out)
+    if table.suffix.lower() not in (".parquet", ".csv"):
+        raise InputError(f"{table} must end in .parquet or .csv.")
+    if not models:
+        raise InputError("No model was given: name one or several.")
+    opened = {str(model): open_activity(model, chosen.device, chosen.threads or 0) for model in models}
+    work = _Work(opened, _profiles(opened, profiles or {}, chosen), molecules, chosen)
+    beside = table.with_suffix(".json")
+    done, total = 0, work.count()
+    with growing_table(table) as append:
+        for piece in work.pieces():
+            append(work.predict(piece))
+            done += len(piece)
+            if progress is not None:
+                progress("compounds", done, max(done, total))
+        if not done:
+            raise InputError(f"{work.source} has no compounds.")
+        beside.unlink(missing_ok=True)  # what it says is of another table from now on
+    info = {**work.info(), "files": [table.name, beside.name]}
+    with durable(beside) as partial:
+        partial.write_text(json.dumps(info, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    return PredictResult((table, beside), tuple(info["notes"]), info)
+
+
+def _settings(settings: PredictSettings | None, options: Mapping[str, Any]) -> PredictSettings:
+    known = {one.name for one in fields(PredictSettings)}
+    if unknown := sorted(options.keys() - known):
+        raise InputError(f"There is no setting {unknown[0]!r}: there is {', '.join(sorted(known))}.")
+    chosen = replace(settings or PredictSettings(), **options)
+    for name, allowed in (("fuse", tuple(FUSIONS)), ("standardise", STANDARDISE), ("device", get_args(Device))):
+        if getattr(chosen, name) not in allowed:
+            raise InputError(f"{name} is {', '.join(allowed)}, not {getattr(chosen, name)!r}.")
+    if chosen.threads is not None and chosen.threads < 1:
+        raise InputError(f"There must be at least 1 thread, not {chosen.threads}.")
+    return chosen
+
+
+def _profiles(
+    models: Mapping[str, ActivityModel], given: Mapping[str, str | Path], settings: PredictSettings
+) -> dict[str, Profiles]:
+    """Read the profiles that models see, by name."""
+    seen: dict[str, dict[str, str]] = {}
+    for model in models.values():
+        for name, features in model.card.features.items():
+            seen.setdefault(name, {}).update(dict.fromkeys(features, model.card.name))
+    paths = {name: Path(path) for name, path in given.items()}
+    if "" in paths and len(seen) == 1:
+        paths = {next(iter(seen)) if name == "" else name: path for name, path in paths.items()}
+    if unknown := [name for name in paths if name not in seen]:
+        sees = f"they see profiles of {', '.join(seen)}" if seen else "they see structures only"
+        what = repr(unknown[0]) if unknown[0] else "a kind that has no name"
+        raise InputError(f"No model sees profiles of {what}: {sees}.")
+    if missing := [name for name in seen if name not in paths]:
+        called = next(iter(seen[missing[0]].values()))
+        raise InputError(
+            f"The model {called!r} sees profiles of {missing[0]!r}: give them with --profiles {missing[0]}=TABLE."
+        )
+    return {name: read_profiles(paths[name], name, wanted, settings.join) for name, wanted in seen.items()}
+
+
+def read_profiles(path: str | Path, name: str, features: Mapping[str, str], join: str | None = None) -> Profiles:
+    """Read profiles of compounds; several rows of one compound become their mean.
+
+    Parameters
+    ----------
+    path
+        Table (Parquet, CSV, TSV; also `.gz`) or folder that `cellinfer profile` wrote: its profiles of treatments.
+    name
+        What models call these profiles.
+    features
+        Those to read -> the model that sees it.
+    join
+        Column with names of compounds; None: found by its name.
+
+    Raises
+    ------
+    InputError
+        If the table cannot be read, has no such column, or lacks features.
+    """
+    path = _table_of(Path(path))
+    columns = _columns(path)
+    if missing := [feature for feature in features if feature not in columns]:
+        raise InputError(
+            f"{path} lacks {len(missing)} of the {len(features)} features that the model "
+            f"{features[missing[0]]!r} sees as {name!r}, such as {', '.join(map(repr, missing[:3]))}: profiles must "
+            "have the features that it was trained on."
+        )
+    column = _join_column(path, columns, join)
+    if column in features:
+        raise InputError(f"{column!r} of {path} is a feature: name the column with names of compounds with --join.")
+    table = _read_columns(path, [column, *features])
+    names = table.pop(column)
+    known = names.notna().to_numpy() & (names.astype("string").fillna("").str.strip() != "").to_numpy(bool)
+    try:
+        values = table.loc[known, list(features)].astype(np.float32)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{path} has features that are no numbers ({str(error).splitlines()[0]}).") from error
+    infinite = np.isinf(values.to_numpy())
+    if infinite.any():
+        values = values.mask(infinite)
+    keys = _texts(names[known])
+    grouped = values.groupby(keys.to_numpy(), sort=False)
+    averaged = int((grouped.size() > 1).sum())
+    means = grouped.mean().astype(np.float32)
+    if means.empty:
+        raise InputError(f"{path} names no compound in {column}: say with --join which column does.")
+    return Profiles(
+        path, column, pd.Index(means.index.astype(str)), means, averaged, int((~known).sum()), int(infinite.sum())
+    )
+
+
+def _table_of(path: Path) -> Path:
+    if not path.is_dir():
+        return path
+    if not (path / "profile.json").is_file():
+        raise InputError(f"{path} is no finished result of `cellinfer profile`: give that folder, or a table.")
+    if not (path / TREATMENTS).is_file():
+        raise InputError(f"{path} has no {TREATMENTS}: make profiles of treatments, see `cellinfer profile --help`.")
+    return path / TREATMENTS
+
+
+def _ending(path: Path) -> str:
+    return Path(path.name.lower().removesuffix(".gz")).suffix
+
+
+def _columns(path: Path) -> list[str]:
+    if not path.is_file():
+        raise InputError(f"There are no profiles {path}: name a table, or a folder that `cellinfer profile` wrote.")
+    if _ending(path) not in (*_TABLES, ".parquet", ".pq"):
+        raise InputError(f"{path} must end in .csv, .tsv, .txt or .parquet.")
+    try:
+        if _ending(path) in (".parquet", ".pq"):
+            return list(pq.read_schema(path).names)
+        return [str(name) for name in pd.read_csv(path, sep=_TABLES[_ending(path)], nrows=0)]
+    except (OSError, ValueError, EOFError, pa.ArrowException, pd.errors.ParserError) as error:
+        raise InputError(f"{path} cannot be read: {(str(error).splitlines() or [repr(error)])[0]}.") from error
+
+
+def _read_columns(path: Path, columns: list[str]) -> pd.DataFrame:
+    try:
+        if _ending(path) in (".parquet", ".pq"):
+            return pd.read_parquet(path, columns=columns)
+        return pd.read_csv(path, sep=_TABLES[_ending(path)], usecols=columns, low_memory=False)[columns]
+    except (OSError, ValueError, EOFError, pa.ArrowException, pd.errors.ParserError) as error:
+        raise InputError(f"{path} cannot be read: {(str(error).splitlines() or [repr(error)])[0]}.") from error
+
+
+def _join_column(path: Path, columns: Sequence[str], join: str | None) -> str:
+    if join is not None:
+        if join not in columns:
+            raise InputError(f"{path} has no column {join!r} that names compounds: say which one does with --join.")
+        return join
+    plain = {name.lower().removeprefix("metadata_"): name for name in reversed(columns)}
+    found = next((plain[name] for name in _JOINS if name in plain), None)
+    if found is None:
+        raise InputError(f"{path} has no column that is called Metadata_Compound: name it with --join.")
+    return found
+
+
+def _texts(names: pd.Series) -> pd.Series:
+    """Return names as the list of molecules has them: whole numbers without a point, nothing around."""
+    if pd.api.types.is_float_dtype(names.dtype) and (names % 1 == 0).all():
+        names = names.astype(np.int64)
+    return names.astype(str).str.strip()
+
+
+class _Work:
+    """Models, what they are given, and what was found so far."""
+
+    def __init__(
+        self,
+        models: Mapping[str, ActivityModel],
+        profiles: Mapping[str, Profiles],
+        molecules: str | Path | None,
+        settings: PredictSettings,
+    ) -> None:
+        self.models, self.profiles, self.settings = dict(models), dict(profiles), settings
+        self.assays = list(dict.fromkeys(assay for model in models.values() for assay in model.card.assays))
+        self._check_columns()
+        self.file: MoleculeFile | None = None
+        self.statuses: Counter[str] = Counter()
+        self.domains: Counter[str] = Counter()
+        self.unjoined = 0
+        if molecules is not None:
+            from cellinfer.activity.molecules import open_molecules
+
+            self.file = open_molecules(molecules, smiles=settings.smiles, identifier=settings.identifier)
+        elif structural := [model.card.name for model in models.values() if _sees_structures(model)]:
+            raise InputError(
+                f"The model {structural[0]!r} sees structures: give molecules (.csv, .smi, .sdf, .parquet)."
+            )
+        elif not profiles:
+            raise InputError("There are neither molecules nor profiles to predict.")
+        self.names = pd.Index(
+            dict.fromkeys(name for each in self.profiles.values() for name in each.compounds), dtype=object
+        )
+        self.notes: list[str] = []
+        self.how = {} if self.file is None else {name: self._standardisation(one) for name, one in self.models.items()}
+        self.known = {} if self.file is None else self._domains()
+        self._note()
+
+    @property
+    def source(self) -> Path:
+        """Where compounds come from."""
+        return self.file.path if self.file is not None else next(iter(self.profiles.values())).path
+
+    def count(self) -> int:
+        """Return about how many compounds there are, for a bar."""
+        return len(self.names) if self.file is None else _count_rows(self.file)
+
+    def pieces(self) -> Iterator[pd.DataFrame]:
+        """Yield compounds: `row`, `id`, `SMILES`."""
+        if self.file is not None:
+            yield from self.file.pieces(rows=_PIECE)
+            return
+        for start in range(0, len(self.names), _PIECE):
+            some = self.names[start : start + _PIECE]
+            rows = np.arange(start + 1, start + 1 + len(some))
+            yield pd.DataFrame({"row": rows, "id": some.to_numpy(object), "SMILES": None})
+
+    def predict(self, piece: pd.DataFrame) -> pd.DataFrame:
+        """Return the rows of the table for some compounds."""
+        structures = self._structures(piece)
+        shape = (len(self.models), len(piece), len(self.assays))
+        probability, spread = np.full(shape, np.nan, np.float32), np.full(shape, np.nan, np.float32)
+        reasons = []
+        for place, (name, model) in enumerate(self.models.items()):
+            profiles = self._joined(model, piece["id"])
+            given = structures.get(self.how[name]) if self.how and _sees_structures(model) else None
+            usable, reason = _usable(len(piece), profiles, given)
+            reasons.append(reason)
+            rows = np.flatnonzero(usable)
+            if not len(rows):
+                continue
+            found = model.predict(
+                None if given is None else given.described.take(given.place[rows]),
+                {each: table.iloc[rows] for each, table in profiles.items()},
+            )
+            where = np.array([self.assays.index(assay) for assay in model.card.assays])
+            probability[place, rows[:, None], where] = np.clip(found.probability, 0, 1)
+            spread[place, rows[:, None], where] = found.spread
+        return self._table(piece, structures, probability, spread, reasons)
+
+    def info(self) -> dict[str, Any]:
+        """Return what is written beside the table."""
+        notes = list(self.notes)
+        if failed := sum(self.statuses.values()) - self.statuses["ok"]:
+            reasons = ", ".join(f"{name} {count:,}" for name, count in self.statuses.most_common() if name != "ok")
+            notes.append(f"{failed:,} of {sum(self.statuses.values()):,} compounds could not be predicted: {reasons}.")
+        if self.file is not None and self.profiles and self.unjoined:
+            notes.append(f"{self.unjoined:,} compounds have no profile of their name.")
+        inputs = [] if self.file is None else [self.file.path]
+        inputs += [each.path for each in self.profiles.values()]
+        info: dict[str, Any] = json_ready(
+            {
+                "cellinfer": __version__,
+                "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+                "settings": {one.name: getattr(self.settings, one.name) for one in fields(self.settings)},
+                "models": [self._model_info(name, model) for name, model in self.models.items()],
+                "profiles": {name: {"path": one.path, "join": one.column} for name, one in self.profiles.items()},
+                "inputs": [{"path": path, "sha256": sha256_of(path)} for path in dict.fromkeys(inputs)],
+                "result": {
+                    "compounds": sum(self.statuses.values()),
+                    "assays": len(self.assays),
+                    "status": dict(self.statuses.most_common()),
+                    "applicability": {name: self.domains[name] for name in (INSIDE, OUTSIDE)} if self.known else None,
+                },
+                "notes": notes,
+                "versions": self._versions(),
+            }
+        )
+        return info
+
+    def _versions(self) -> dict[str, str]:
+        found = package_versions()
+        if self.file is not None:
+            from cellinfer.activity.chemistry import version
+
+            found["rdkit"] = version()
+        return found
+
+    def _model_info(self, name: str, model: ActivityModel) -> dict[str, Any]:
+        domain, how = self.known.get(name), self.how.get(name)
+        return {
+            "model": name,
+            "sha256": model.session.sha256,
+            "device": model.session.device,
+            "similarity_limit": None if domain is None else domain.limit,
+            "standardisation": None if how is None else {one.name: getattr(how, one.name) for one in fields(how)},
+            "card": model.card.description_file,
+        }
+
+    def _check_columns(self) -> None:
+        names = [ROW, COMPOUND, GIVEN, SMILES, STATUS, DETAIL, SIMILARITY, NEIGHBOUR, DOMAIN, UNKNOWN]
+        names += [f"{assay}{end}" for assay in self.assays for end in ("", SPREAD)]
+        if twice := [name for name, count in Counter(names).items() if count > 1]:
+            raise ModelError(f"Two columns of the table would be called {twice[0]!r}: an assay cannot have that name.")
+
+    def _standardisation(self, model: ActivityModel) -> Standardisation:
+        from cellinfer.activity.chemistry import DEFAULT, PUBLISHED, Standardisation
+
+        if self.settings.standardise != "card":
+            return DEFAULT if self.settings.standardise == "default" else PUBLISHED
+        stated = model.card.standardisation
+        return PUBLISHED if stated is None else Standardisation(**stated)
+
+    def _domains(self) -> dict[str, Domain]:
+        from cellinfer.activity.applicability import domain_of
+
+        found = {name: domain_of(model, self.settings.threads) for name, model in self.models.items()}
+        return {name: domain for name, domain in found.items() if domain is not None}
+
+    def _note(self) -> None:
+        """Note what a user should know before any compound was predicted."""
+        for name, model in self.models.items():
+            called = repr(model.card.name)
+            if self.file is None:
+                continue
+            if self.settings.standardise == "card" and model.card.standardisation is None and _sees_structures(model):
+                self.notes.append(
+                    f"The card of {called} does not say how structures were made standard: they are taken as they are "
+                    "(--standardise default does as `activity prepare` does)."
+                )
+            if name not in self.known:
+                self.notes.append(f"The model {called} comes without fingerprints: it does not say what it knows.")
+            elif (limit := self.known[name].limit) is None:
+                self.notes.append(f"The model {called} was trained on a single compound: nothing is inside or outside.")
+            elif not self.known[name].stated:
+                self.notes.append(
+                    f"The card of {called} states no limit of similarity: {limit:.2f} was computed, the 5th percentile "
+                    "of its training compounds' similarities to their nearest neighbours."
+                )
+        if self.file is None:
+            self.notes.append("There are no structures: how similar compounds are to training compounds is not known.")
+        for name, each in self.profiles.items():
+            if each.averaged:
+                self.notes.append(
+                    f"{each.averaged:,} compounds have several profiles of {name!r} ({each.column}): their mean is "
+                    "taken."
+                )
+            if each.unnamed:
+                self.notes.append(f"{each.unnamed:,} rows of {each.path} name no compound and are left out.")
+            if each.infinite:
+                self.notes.append(f"{each.infinite:,} values of {each.path} are infinite and taken for missing.")
+        sets = [set(model.card.assays) for model in self.models.values()]
+        if partly := len(self.assays) - len(set.intersection(*sets)):
+            self.notes.append(
+                f"{partly:,} of {len(self.assays):,} assays are not known to all models, and predicted by those that "
+                "know them."
+            )
+
+    def _joined(self, model: ActivityModel, names: pd.Series) -> dict[str, pd.DataFrame]:
+        """Return what a model sees of each compound, NaN throughout where there is no profile."""
+        tables = {}
+        for name, features in model.card.features.items():
+            each = self.profiles[name]
+            places = each.compounds.get_indexer(pd.Index(names))
+            values = each.table[list(features)].to_numpy()[places]
+            values[places < 0] = np.nan
+            tables[name] = pd.DataFrame(values, columns=list(features))
+        return tables
+
+    def _structures(self, piece: pd.DataFrame) -> dict[Standardisation, _Described]:
+        """Describe structures, for each standard form that models ask for once."""
+        if self.file is None:
+            return {}
+        kinds: dict[Standardisation, tuple[bool, set[tuple[int, int]]]] = {}
+        for name, model in self.models.items():
+            graph, morgan = kinds.get(self.how[name], (False, set()))
+            if "morgan" in model.card.modalities or name in self.known:
+                morgan = morgan | {model.card.morgan}
+            kinds[self.how[name]] = graph or "graph" in model.card.modalities, morgan
+        return {how: _described(piece["SMILES"].tolist(), how, *asked) for how, asked in kinds.items()}
+
+    def _table(
+        self,
+        piece: pd.DataFrame,
+        structures: Mapping[Standardisation, _Described],
+        probability: NDArray[np.float32],
+        spread: NDArray[np.float32],
+        reasons: Sequence[list[str]],
+    ) -> pd.DataFrame:
+        fused, apart = _fused(probability, spread, self.settings.fuse)
+        status = [next((one for one in each if one == "ok"), each[0]) for each in zip(*reasons, strict=True)]
+        detail = _details(reasons, [model.card.name for model in self.models.values()], structures)
+        self.statuses.update(status)
+        if self.profiles:
+            self.unjoined += sum(any(one == NO_PROFILE for one in each) for each in zip(*reasons, strict=True))
+        first = next(iter(structures.values()), None)
+        head = {
+            ROW: piece["row"].to_numpy(np.int64),
+            COMPOUND: _text(piece["id"]),
+            GIVEN: _text(piece["SMILES"]),
+            SMILES: _text([None] * len(piece) if first is None else first.smiles),
+            STATUS: _text(status),
+            DETAIL: _text(detail),
+            **self._nearest(structures, len(piece)),
+            UNKNOWN: _text(self._unknown(structures, len(piece))),
+        }
+        values = {}
+        for place, assay in enumerate(self.assays):
+            values[assay] = fused[:, place].astype(np.float32)
+            values[f"{assay}{SPREAD}"] = apart[:, place].astype(np.float32)
+        return pd.DataFrame({**head, **values})
+
+    def _nearest(self, structures: Mapping[Standardisation, _Described], n: int) -> dict[str, Any]:
+        """Return similarity, name and verdict; of several models those of the one that knows a compound least."""
+        similarity, margin = np.full(n, np.nan, np.float32), np.full(n, np.inf)
+        names, verdict = np.full(n, None, object), np.full(n, None, object)
+        for name, domain in self.known.items():
+            given = structures[self.how[name]]
+            rows = np.flatnonzero(given.place >= 0)
+            packed = given.described.fingerprints[self.models[name].card.morgan][given.place[rows]]
+            found = domain.nearest(packed, self.settings.threads)
+            above = found.similarity - (domain.limit or 0.0)
+            less = above < margin[rows]
+            some = rows[less]
+            margin[some], similarity[some] = above[less], found.similarity[less]
+            if domain.compounds is not None:
+                names[some] = np.array(domain.compounds, object)[found.row[less]]
+            else:
+                names[some] = None
+            if domain.limit is not None:
+                verdict[some] = np.where(above[less] >= 0, INSIDE, OUTSIDE)
+        self.domains.update(each for each in verdict.tolist() if each is not None)
+        return {SIMILARITY: similarity, NEIGHBOUR: _text(names), DOMAIN: _text(verdict)}
+
+    def _unknown(self, structures: Mapping[Standardisation, _Described], n: int) -> list[str | None]:
+        found: list[str | None] = [None] * n
+        for given in structures.values():
+            if given.described.graphs is None:
+                continue
+            strange = given.described.graphs.unknown
+            for row in np.flatnonzero(given.place >= 0):
+                if strange[given.place[row]]:
+                    found[row] = ", ".join(given.described.graphs.unknown_elements(int(given.place[row])))
+        return found
+
+
+def _sees_structures(model: ActivityModel) -> bool:
+    return any(name in _STRUCTURES for name in model.card.modalities)
+
+
+@dataclass(frozen=True)
+class _Described:
+    """Structures of a piece in one standard form."""
+
+    smiles: list[str | None]
+    """`(n,)` standard form; None where there is none."""
+    reasons: list[str]
+    """`(n,)` `ok`, or what is wrong."""
+    details: list[str]
+    place: NDArray[np.int64]
+    """`(n,)` row among those that are described, -1 where it cannot be."""
+    described: Structures
+
+
+def _described(given: Sequence[str], how: Standardisation, graphs: bool, morgan: set[tuple[int, int]]) -> _Described:
+    """Make structures standard and describe those that can be."""
+    from cellinfer.activity.molecules import standardise
+    from cellinfer.activity.structures import describe
+
+    table = standardise(given, how)
+    smiles, reasons, details = (table[name].tolist() for name in ("smiles", "status", "detail"))
+    good = [row for row, reason in enumerate(reasons) if reason == "ok"]
+    try:
+        described = describe([smiles[row] for row in good], graphs=graphs, fingerprints=morgan)
+    except InputError:  # one of them cannot be described: say which
+        fit = []
+        for row in good:
+            try:
+                describe([smiles[row]], graphs=graphs, fingerprints=morgan)
+                fit.append(row)
+            except InputError as error:
+                reasons[row], details[row] = "not described", str(error)
+        good = fit
+        described = describe([smiles[row] for row in good], graphs=graphs, fingerprints=morgan)
+    place = np.full(len(smiles), -1, np.int64)
+    place[good] = np.arange(len(good))
+    return _Described(smiles, reasons, details, place, described)
+
+
+def _usable(
+    n: int, profiles: Mapping[str, pd.DataFrame], structures: _Described | None
+) -> tuple[NDArray[np.bool_], list[str]]:
+    """Tell which compounds a model can predict, and what is wrong with the others."""
+    reasons = ["ok"] * n if structures is None else list(structures.reasons)
+    for table in profiles.values():
+        without = ~np.isfinite(table.to_numpy()).any(axis=1)
+        for row in np.flatnonzero(without):
+            if reasons[row] == "ok":
+                reasons[row] = NO_PROFILE
+    return np.array([reason == "ok" for reason in reasons], bool), reasons
+
+
+def _fused(
+    probability: NDArray[np.float32], spread: NDArray[np.float32], how: str
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Fuse models: probability, and standard deviation over members.
+
+    With `max` it is the spread of the model that gives the largest probability; with `mean` that over the members of
+    all models, each model weighing the same: the mean of squared spreads and the variance between models, added.
+    """
+    fused = FUSIONS[how](list(probability))
+    known = ~np.isnan(probability)
+    count = known.sum(axis=0)
+    if how == "max":
+        best = np.where(known, probability, -1).argmax(axis=0)
+        return fused, np.where(count > 0, np.take_along_axis(spread, best[None], axis=0)[0], np.nan)
+    within = fusion.average(list(np.clip(spread, 0, 1).astype(np.float64) ** 2))
+    between = fusion.average(list((probability.astype(np.float64) - fused) ** 2))
+    return fused, np.sqrt(within + between)
+
+
+def _details(
+    reasons: Sequence[list[str]], names: Sequence[str], structures: Mapping[Standardisation, _Described]
+) -> list[str | None]:
+    """Say what exactly is wrong, or was taken off, and which models could not predict what others could."""
+    details: list[str | None] = []
+    first = next(iter(structures.values()), None)
+    for row, each in enumerate(zip(*reasons, strict=True)):
+        parts = [] if first is None or not first.details[row] else [first.details[row]]
+        if len(set(each)) > 1:
+            parts += [f"{name}: {reason}" for name, reason in zip(names, each, strict=True) if reason != "ok"]
+        details.append("; ".join(parts) or None)
+    return details
+
+
+def _text(values: Any) -> Any:
+    """Return a column of texts that has one type also where all are missing."""
+    return pd.array([None if value is None or value == "" else str(value) for value in values], dtype="string")
+
+
+def _count_rows(file: MoleculeFile) -> int:
+    """Count the molecules of a file, about, without reading what they are."""
+    if file.kind == "parquet":
+        return int(pq.read_metadata(file.path).num_rows)
+    mark = b"$$$$" if file.kind == "sdf" else b"\n"
+    reader = gzip.open if file.path.name.lower().endswith(".gz") else open
+    count = 0
+    try:
+        with reader(file.path, "rb") as handle:
+            while block := handle.read(1 << 20):
+                count += block.count(mark)
+    except (OSError, EOFError):
+        return 0  # it is read again in a moment, and then complained of
+    return max(1, count - (file.kind == "table"))
