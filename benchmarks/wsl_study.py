@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import cv2
@@ -29,6 +30,7 @@ from cellinfer.profiling.pairs import PairRules
 from cellinfer.profiling.retrieval import average_precision
 from cellinfer.profiling.significance import expected_average_precision
 from cellinfer.profiling.sphering import REGULARIZATION, sphere
+from cellinfer.profiling.workflow import profile
 from cellinfer.sessions import open_embedder
 from cellinfer_training.embedding.crops import (
     TREATMENT,
@@ -52,8 +54,6 @@ RESULTS = Path(__file__).parent / "results"
 MECHANISM = "Metadata_Mechanism"
 LEARNT, JUDGED = ("plate1", "plate2", "plate3"), ("plate4", "plate5", "plate6")
 SUMMARY = "features of cells in 5 Cell Painting channels; taught on simulated cells only, shows how it is done"
-CELLS_PER_WELL = 12
-"""Of the judged plates, the same for all methods: the ImageNet route takes 70 ms for a cell of five channels."""
 BOX, STRENGTH = 48, 1.5
 UNSEEN = "-2"
 """Compounds of this number, the second strongest of each mechanism, are never learnt."""
@@ -69,6 +69,7 @@ CORRECTIONS = {
     "none": "none",
     "plates": "standardised by each plate's controls",
     "sphered": "sphered on controls",
+    "profile": "the steps of `cellinfer profile`",
 }
 REGULARIZATIONS = (1.0, 1e-1, 1e-2, 1e-3, 1e-4)
 
@@ -85,8 +86,9 @@ def prepare(folder: Path, seed: int, given: argparse.Namespace) -> None:
     """Make whatever of a seed's tables is missing."""
     experiment, device = design(seed, given.replicates, given.controls), given.device
     crops = _crops(folder, experiment)
-    judged = subset(crops, _judged_cells(crops.index, seed))
-    _table(folder / "classical.parquet", lambda: _classical(experiment, judged.index))
+    judged, tables = subset(crops, _judged_cells(crops.index, seed, given.cells)), _tables(folder, given)
+    tables.mkdir(exist_ok=True)
+    _table(tables / "classical.parquet", lambda: _classical(experiment, judged.index))
     learner = Learner(_taught(folder, crops, seed, given), settings(seed, given.epochs), folder / "wsl", device)
     if learner.step < learner.steps:
         learner.run(lambda line: print(f"seed {seed}  {line}", flush=True))
@@ -94,11 +96,15 @@ def prepare(folder: Path, seed: int, given: argparse.Namespace) -> None:
         found = {role: learner.judge(role) for role in (TRAINING, CELLS, HELD)}
         figures = {role: [pretext.accuracy, pretext.crops] for role, pretext in found.items() if pretext is not None}
         (folder / "pretext.json").write_text(json.dumps({"classes": len(learner.classes), **figures}))
-    _table(folder / "wsl.parquet", lambda: _embedded(judged, lambda c: embed(learner.network, scale(c), device=device)))
+    _table(tables / "wsl.parquet", lambda: _embedded(judged, lambda c: embed(learner.network, scale(c), device=device)))
     untaught = EfficientNet("b0", len(CHANNELS), 2)
     start_from_imagenet(untaught, load_imagenet_weights())
-    _table(folder / "start.parquet", lambda: _embedded(judged, lambda c: embed(untaught, scale(c), device=device)))
-    _table(folder / "imagenet.parquet", lambda: _embedded(judged, _imagenet()))
+    _table(tables / "start.parquet", lambda: _embedded(judged, lambda c: embed(untaught, scale(c), device=device)))
+    _table(tables / "imagenet.parquet", lambda: _embedded(judged, _imagenet()))
+
+
+def _tables(folder: Path, given: argparse.Namespace) -> Path:
+    return folder / f"{given.cells}_cells"
 
 
 def _crops(folder: Path, experiment: Experiment) -> CropSet:
@@ -114,11 +120,11 @@ def _taught(folder: Path, crops: CropSet, seed: int, given: argparse.Namespace) 
     return choose(taught, _learnt(more))
 
 
-def _judged_cells(index: pd.DataFrame, seed: int) -> np.ndarray:
-    """Draw the same number of cells from every well of the judged plates."""
+def _judged_cells(index: pd.DataFrame, seed: int, cells: int) -> np.ndarray:
+    """Draw the same number of cells, where there are as many, from every well of the judged plates."""
     order = np.random.default_rng((seed, 31)).permutation(len(index))
     place = index.iloc[order].groupby([PLATE, WELL]).cumcount().sort_index()
-    return (index[PLATE].isin(JUDGED) & (place < CELLS_PER_WELL)).to_numpy()
+    return (index[PLATE].isin(JUDGED) & (place < cells)).to_numpy()
 
 
 def _learnt(experiment: Experiment) -> list[str]:
@@ -187,7 +193,9 @@ def _wells(cells: pd.DataFrame) -> pd.DataFrame:
 
 
 def profiles(wells: pd.DataFrame, correction: str, regularization: float | None = None) -> pd.DataFrame:
-    """Correct profiles of wells; every method's features are first standardised by the controls of all plates."""
+    """Correct profiles of wells; every method's features are standardised by controls, of all plates or of each."""
+    if correction == "profile":
+        return _as_profile_does(wells)
     names = feature_columns(wells)
     values = wells[names].to_numpy(np.float64)
     whole = [name for name, good in zip(names, np.isfinite(values).all(0), strict=True) if good]
@@ -199,6 +207,23 @@ def profiles(wells: pd.DataFrame, correction: str, regularization: float | None 
     if correction == "sphered":
         made, _ = sphere(made, controls, regularization=regularization)
     return made
+
+
+def _as_profile_does(wells: pd.DataFrame) -> pd.DataFrame:
+    """Run `cellinfer profile` as it is: each plate on its controls, selection of features, sphering."""
+    with TemporaryDirectory() as folder:
+        wells.to_parquet(Path(folder) / "Well.parquet")
+        controls = f"{TREATMENT} == {CONTROL!r}"
+        made = profile(
+            Path(folder) / "Well.parquet",
+            Path(folder) / "profile",
+            controls=controls,
+            treatment=TREATMENT,
+            consensus="none",
+            picture=False,
+            threads=1,
+        )
+    return made.wells
 
 
 def judge(wells: pd.DataFrame) -> dict[str, float]:
@@ -222,12 +247,13 @@ def _chance(queries: pd.DataFrame) -> float:
     return float(np.mean(expected_average_precision(queries["n_pos_pairs"], queries["n_total_pairs"])))
 
 
-def evaluate(folder: Path) -> dict[str, Any]:
+def evaluate(folder: Path, given: argparse.Namespace) -> dict[str, Any]:
     """Score every method of a seed."""
+    tables = _tables(folder, given)
     scores: dict[str, Any] = {"pretext": json.loads((folder / "pretext.json").read_text())}
     for method in METHODS:
         source = "classical" if method == "plain" else method
-        wells = pd.read_parquet(folder / f"{source}.parquet")
+        wells = pd.read_parquet(tables / f"{source}.parquet")
         if method == "plain":
             names = feature_columns(wells)
             kept = [name for name in names if name in _plain()]
@@ -289,7 +315,7 @@ def write(by_seed: dict[int, dict[str, Any]], given: argparse.Namespace) -> None
         "learnt_on": LEARNT,
         "judged_on": JUDGED,
         "box": BOX,
-        "judged_cells_per_well": CELLS_PER_WELL,
+        "judged_cells_per_well": given.cells,
         "never_learnt": f"compounds whose name ends in {UNSEEN}",
         "settings": asdict(settings(0, epochs)),
         "regularization": REGULARIZATION,
@@ -415,6 +441,9 @@ def main() -> None:
     parser.add_argument("--replicates", type=int, default=2, help="wells per compound and plate")
     parser.add_argument("--controls", type=int, default=12, help="untreated wells per plate")
     parser.add_argument("--taught-replicates", type=int, help="other wells, of the same compounds and plates, to learn")
+    parser.add_argument(
+        "--cells", type=int, default=12, help="judged of each well; ImageNet takes longest"
+    )
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--name", default="wsl_study", help="of the results")
     parser.add_argument("--prepare-only", action="store_true")
@@ -425,7 +454,7 @@ def main() -> None:
     for seed in given.seeds:
         prepare(given.folder / f"seed{seed}", seed, given)
     if not given.prepare_only:
-        write({seed: evaluate(given.folder / f"seed{seed}") for seed in given.seeds}, given)
+        write({seed: evaluate(given.folder / f"seed{seed}", given) for seed in given.seeds}, given)
     if given.bundle:
         print(bundle(given.folder / f"seed{given.seeds[0]}", given.seeds[0], given))
 
