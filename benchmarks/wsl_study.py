@@ -2,7 +2,8 @@
 
 Simulated Cell Painting experiments (`cellinfer_training.simulate`), one per seed. Each has 24 compounds of 6 mechanisms
 on 6 plates. The network learns on plates 1 to 3, and only three compounds of each mechanism; all methods are then
-judged on plates 4 to 6, with all compounds. Settings were chosen on seed 101, which is not part of the study.
+judged on plates 4 to 6, with all compounds. Strength and learning rate were chosen on seed 101, which is not part of
+the study. A seed takes about an hour of one processor core.
 
     python -m benchmarks.wsl_study FOLDER --seeds 1 2 3      # stop and start as you like
 """
@@ -442,8 +443,8 @@ def bundle(folder: Path, seed: int, given: argparse.Namespace) -> Path:
         license="Apache-2.0",
         text="Features of single cells in five Cell Painting channels by EfficientNet-B0, taught to tell treatments "
         "of a simulated experiment apart (weakly supervised learning). It has seen no real cell: it shows how such a "
-        "model is made and used, and describes simulated cells, and no better than classical features do. For real "
-        "plates use embed-imagenet, or teach a network on your own (python -m cellinfer_training wsl).",
+        "model is made and used, and describes simulated cells. For real plates use embed-imagenet, or teach a network "
+        "on your own (python -m cellinfer_training wsl).",
         sets=(f"simulated Cell Painting (cellinfer_training.simulate, seed {seed}), plates 1 to 3",),
         evaluation={
             "on": "simulated plates that were not learnt from, mean average precision after `cellinfer profile "
@@ -460,11 +461,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
-    parser.add_argument("--epochs", type=int, default=16)
+    parser.add_argument("--epochs", type=int, default=20)
     parser.add_argument("--replicates", type=int, default=2, help="wells per compound and plate")
-    parser.add_argument("--controls", type=int, default=12, help="untreated wells per plate")
-    parser.add_argument("--taught-replicates", type=int, help="other wells, of the same compounds and plates, to learn")
-    parser.add_argument("--cells", type=int, default=12, help="judged of each well; ImageNet takes longest")
+    parser.add_argument("--controls", type=int, default=48, help="untreated wells per plate")
+    parser.add_argument(
+        "--taught-replicates", type=int, default=12, help="other wells, of the same compounds and plates, to learn"
+    )
+    parser.add_argument("--cells", type=int, default=24, help="judged of each well; ImageNet takes longest")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--name", default="wsl_study", help="of the results")
     parser.add_argument("--prepare-only", action="store_true")
