@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Optional
 import typer
 
 from cellinfer.cli._shared import DeviceOption
+from cellinfer.cli.evaluate_activity import evaluate_activity
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -238,6 +239,9 @@ def predict(
         typer.echo(json.dumps(result.to_dict(), indent=2, ensure_ascii=False))
     else:
         _print_predicted(result)
+
+
+app.command("evaluate")(evaluate_activity)
 
 
 def _models_and_molecules(inputs: list[str]) -> tuple[list[str], Path | None]:
