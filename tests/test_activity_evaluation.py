@@ -99,7 +99,7 @@ def test_assays_are_summed_up_over_folds_and_counted(two: ActivityEvaluation) ->
             assert two.value("MO", "AUROC", f"above_{limit}", how) == (areas > limit).sum()
     assert two.value("MO", "AUROC", "above_0.7") > two.value("CS", "AUROC", "above_0.7")
     assert two.info["counts"]["assays_and_folds_without_both_classes"] == {"CS": 2, "MO": 2}
-    assert "CS: 2 of 18 assays and folds lack hits or inactives" in " ".join(two.notes)
+    assert "CS, MO: 2 of 18 assays and folds lack hits or inactives" in " ".join(two.notes)
     with pytest.raises(InputError, match="There is no above_0"):
         two.value("MO", "AUROC", "above_0.4")
 
@@ -333,6 +333,7 @@ def test_predictions_that_are_not_usable_are_refused(table: pd.DataFrame, words:
         ({"scores": reported({"A": [0.5]}), "against": "B"}, "no modality 'B' to compare"),
         ({"scores": reported({"A": [0.5]}), "above": 1.0}, "below 1"),
         ({"scores": reported({"A": [0.5]}), "over": "max"}, "over is median or mean"),
+        ({"scores": reported({"A": [0.5]}), "over": "mean"}, "no mean over folds to show"),
         ({"scores": reported({"A": [0.5]}), "by": "vote"}, "no fusion by 'vote'"),
         ({"scores": reported({"A": [0.5]}), "draws": 1}, "at least 100"),
         ({"scores": reported({"A": [0.5]}), "nonsense": 1}, "no setting 'nonsense'"),
@@ -410,10 +411,34 @@ def test_the_command_writes_everything(tmp_path: Path) -> None:
     assert json.loads(as_json.stdout)["summary"] == info["summary"]
     for wrong, said in ((["--predictions", "nameless"], "must be NAME=VALUE"), (["--by", "vote"], "no fusion")):
         refused = CliRunner().invoke(app, [*arguments, *wrong, "--out", str(tmp_path / "no")])
-        assert refused.exit_code == 2 and said in str(refused.output) + str(refused.exception)
+        assert isinstance(refused.exception, InputError) and said in str(refused.exception)
     assert not (tmp_path / "no").exists()
+    again = evaluate(scores=out / "scores.csv", venn=("CS", "MO", "GE"), **QUICK)  # figures are enough for the counts
+    for name in ("CS", "MO", "max CS+MO", "oracle CS+MO+GE"):
+        value = again.value(name, "AUROC", "above_0.7")
+        assert value == next(
+            row["value"]
+            for row in info["summary"]
+            if (row["modality"], row["metric"], row["over_folds"], row["statistic"])
+            == (name, "AUROC", "median", "above_0.7")
+        )
     with pytest.raises(InputError, match="would be written over"):
-        evaluate(scores={"MO": out / "scores.csv"}, out=out, **QUICK)
+        evaluate(scores=out / "scores.csv", out=out, **QUICK)
+    with pytest.raises(InputError, match="figures of several modalities"):
+        evaluate(scores={"MO": out / "scores.csv"}, **QUICK)
+
+
+def test_ctrl_c_ends_with_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(figures, "venn", interrupted)
+    reported({"A": [0.5, 0.7]}).to_csv(tmp_path / "a.csv", index=False)
+    arguments = ["activity", "evaluate", "--scores", str(tmp_path / "a.csv"), "--out", str(tmp_path / "out")]
+    found = CliRunner().invoke(app, arguments)
+    assert found.exit_code == 130
+    assert "stopped; the evaluation is not whole" in found.stderr
+    assert not (tmp_path / "out").exists()
 
 
 def test_scores_of_training_runs_are_folds(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ After Moshkov et al., Predicting compound activity from phenotypic profiles and 
 Communications 14, 2023. `molecules` reads and standardises structures, `chemistry` is what RDKit does for us, `filters`
 are the steps on labels, `prepare` ties them together; `splits` divides compounds or assays into folds, `leakage` says
 what folds have in common, `dividing` ties those together. `graphs` are molecules as networks see them, `models` opens
-trained ones and predicts with them, `fusion` makes one prediction of several, `metrics` judges them. What needs RDKit
-says so when it is imported and RDKit is missing; nothing outside this package does.
+trained ones and predicts with them, `fusion` makes one prediction of several, `metrics` judges them, `evaluation`
+puts modalities beside each other. What needs RDKit says so when it is imported and RDKit is missing; nothing outside
+this package does.
 """

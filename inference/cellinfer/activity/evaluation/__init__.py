@@ -361,7 +361,7 @@ def _reported(
     if wrong := [name for name in whole["modality"].unique() if "&" in name or not name]:
         raise InputError(f"A modality cannot be called {wrong[0]!r}: give it another name (--choose NEW={wrong[0]}).")
     if missing := int(whole[AUROC].isna().sum()):
-        those = examples(whole.loc[whole[AUROC].isna(), "assay"].unique())
+        those = examples(whole.loc[whole[AUROC].isna(), "assay"].unique().tolist())
         found.notes.append(f"{missing} reported figures are blank, and count for nothing: of {those}.")
     if whole["fold"].isna().any():
         found.notes.append("Reported figures without folds are taken as one per assay over all folds.")
@@ -399,6 +399,11 @@ def _evaluated(
     types = {} if assays is None else tables.read_types(assays, here, settings.assay_type, found)
     scores.insert(3, "type", [types.get(one, figures.UNTYPED) for one in scores["assay"]])
     by_assay = figures.over_folds(scores, types, settings.reported_as)
+    if by_assay[f"{AUROC}_{settings.over}"].isna().all():
+        raise InputError(
+            f"There is no {settings.over} over folds to show: figures without folds are taken for the "
+            f"{settings.reported_as}; say what they are (--reported-as), or what to show (--over)."
+        )
     figures.few_hits(by_assay, settings.over, settings.above, found)
     oracles = [members for members in (*_fusions(settings, given), tuple(sets)) if len(members) > 1]
     best = [figures.oracle(by_assay, one, f"oracle {'+'.join(one)}", settings.over) for one in dict.fromkeys(oracles)]

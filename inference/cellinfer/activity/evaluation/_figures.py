@@ -163,31 +163,32 @@ def score(
 
 
 def unscorable(scores: pd.DataFrame, found: Found) -> None:
-    """Say where assays lack one of the classes; a fold without anything to judge is named."""
-    ours = scores[scores["kind"] == GIVEN]
-    if ours.empty:
-        return
-    by_name: dict[str, int] = {}
-    folds: dict[str, list[str]] = {}
-    for name, part in ours.groupby("modality", sort=False):
+    """Say where assays lack one of the classes; a fold without anything to judge is named.
+
+    Raises
+    ------
+    InputError
+        If a modality has no figure at all.
+    """
+    notes: dict[str, list[str]] = {}
+    counts: dict[str, int] = {}
+    for name, part in scores.groupby("modality", sort=False):
         lacking = part[AUROC].isna()
-        by_name[str(name)] = int(lacking.sum())
+        counts[str(name)] = int(lacking.sum())
         if lacking.all():
             raise InputError(f"{name} cannot be judged: no assay has hits and inactives in any fold.")
-        empty = part[AUROC].isna().groupby(part["fold"], sort=False).all()
-        if empty.any():
-            folds[str(name)] = sorted(empty.index[empty], key=by_number)
+        empty = lacking.groupby(part["fold"], sort=False).all()
+        said = [f"no assay can be judged in fold {fold}" for fold in sorted(empty.index[empty], key=by_number)]
         if never := sorted(set(part["assay"]) - set(part.loc[~lacking, "assay"])):
-            found.notes.append(f"{name}: {len(never)} assays have no figure in any fold: {examples(never)}.")
+            said.append(f"{len(never)} assays have no figure in any fold ({examples(never)})")
         if lacking.any():
-            found.notes.append(
-                f"{name}: {int(lacking.sum())} of {len(part)} assays and folds lack hits or inactives, and have no "
-                "figures; they count for nothing."
+            said.append(
+                f"{int(lacking.sum())} of {len(part)} assays and folds lack hits or inactives, and count for nothing"
             )
-    for name, which in folds.items():
-        found.notes.append(f"{name}: no assay can be judged in fold {', '.join(which)}.")
-    found.counts["assays_and_folds_without_both_classes"] = by_name
-    found.counts["folds_without_any_assay"] = folds
+        for one in said:
+            notes.setdefault(one, []).append(str(name))
+    found.notes += [f"{', '.join(names)}: {said}." for said, names in notes.items()]
+    found.counts["assays_and_folds_without_both_classes"] = counts
 
 
 def over_folds(scores: pd.DataFrame, types: Mapping[str, str], reported_as: str) -> pd.DataFrame:

@@ -189,10 +189,12 @@ def _types(
     panel: Axes, by_type: pd.DataFrame, names: Sequence[str], over: str, limit: float, colours: Mapping[str, str]
 ) -> None:
     """Draw how many assays of each type are above the limit, of how many."""
-    panel.set_title(f"Assays with AUROC > {limit:g} by type", fontsize=10, loc="left")
     chosen = by_type[(by_type["metric"] == AUROC) & (by_type["over_folds"] == over)]
     chosen = chosen[chosen["statistic"] == f"above_{limit:g}"]
-    types = list(dict.fromkeys(chosen["type"]))[:_TYPES]
+    every = list(dict.fromkeys(chosen["type"]))
+    types = every[:_TYPES]
+    more = f" (the {_TYPES} largest of {len(every)})" if len(every) > _TYPES else ""
+    panel.set_title(f"Assays with AUROC > {limit:g} by type{more}", fontsize=10, loc="left")
     height = 0.8 / max(len(names), 1)
     for place, name in enumerate(names):
         values = chosen[chosen["modality"] == name].set_index("type")["value"].reindex(types)

@@ -220,7 +220,7 @@ def read_predictions(name: str, tables: Tables, join: str, folds: pd.Series[Any]
             own = own.where(own.notna(), said)
         parts.append(pd.concat([own.rename(_FOLDS[0]), part], axis=1))
     whole = pd.concat(parts)
-    if (same := whole.reset_index().duplicated().to_numpy()).any():
+    if (same := whole.reset_index(names=COMPOUND).duplicated().to_numpy()).any():
         found.notes.append(f"{name}: {int(same.sum())} rows that are there twice, word for word, count once.")
         whole = whole[~same]
     if whole.index.has_duplicates:
@@ -379,6 +379,8 @@ def read_scores(given: Table, name: str | None, place: int | None, found: Found)
         raise InputError(f"{title} has no column of assays: call it assay.")
     if name is None and modality is None:
         raise InputError(f"{title} does not say whose figures these are: give it as NAME=PATH.")
+    if name is not None and modality is not None and table[modality].nunique() > 1:
+        raise InputError(f"{title} has figures of several modalities ({modality}): give it without a name.")
     result = pd.DataFrame({"assay": names_of(table[assay])})
     result.insert(0, "modality", names_of(table[modality]) if name is None and modality is not None else name)
     result.insert(2, "fold", _fold_names(table[fold]) if fold else None if place is None else str(place))
