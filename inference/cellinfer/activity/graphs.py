@@ -21,20 +21,22 @@ is computed once (`merge`): of a few thousand molecules, a fraction of the bonds
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, fields
+from functools import cache, cached_property
 from typing import Any
 
 import numpy as np
 from cellinfer_kernels.molgraphs import Distinct, bonds_before, bonds_into, distinct_rows
+from cellinfer_kernels.molpickles import pickle_version, read_pickles
 from numpy.typing import NDArray
 
 from cellinfer.activity.chemistry import read
 from cellinfer.errors import InputError
 
 try:
-    from rdkit import Chem
+    from rdkit import Chem, rdBase
 except ImportError as error:
     raise InputError('Chemical structures need RDKit: pip install "cellinfer[chem]".') from error
 
@@ -52,6 +54,19 @@ _HYBRIDISATIONS = np.array(
 _RADICES = (128, 512, 32, 128, 16, 32, 16, 2)
 _KINDS = {Chem.BondType.SINGLE: 1, Chem.BondType.DOUBLE: 2, Chem.BondType.TRIPLE: 3, Chem.BondType.AROMATIC: 4}
 _STEREOS = 6
+_PICKLE = 16
+"""Format of RDKit's pickles that is read at once."""
+_PROBES = (
+    "C[N+](C)(C)C[C@H]([13CH3])/C=C/c1ccc[nH]1",
+    "[O-]S(=O)(=O)C#CC1CC1.[Na+]",
+    "F[P-](F)(F)(F)(F)F",
+    "C[CH2]",
+    "[2H]O[C@@]1(F)CC2CC1C2",
+    "C/C=C\\C(=O)Nc1ccc2ncsc2c1",
+)
+"""What shows whether pickles are understood: charges, radicals, isotopes, stereochemistry, rings, hydrogens."""
+_CHUNK = 1_000
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -190,17 +205,96 @@ def read_graphs(smiles: Iterable[str]) -> MoleculeGraphs:
     InputError
         If one is empty or no SMILES.
     """
-    return molecule_graphs(read(list(smiles)))
+    texts = list(smiles)
+    return _joined([molecule_graphs(read(texts[at : at + _CHUNK])) for at in range(0, len(texts), _CHUNK)])
 
 
 def molecule_graphs(molecules: Iterable[Any]) -> MoleculeGraphs:
     """Turn RDKit molecules into graphs.
 
+    They are read from RDKit's pickles where these are understood (`cellinfer_kernels.molpickles`), else atom by atom.
+
     Raises
     ------
     InputError
-        If one has no atoms.
+        If one has no atoms, or an atom that cannot be described.
     """
+    waiting = list(molecules)
+    empty = next((number for number, each in enumerate(waiting, 1) if not each.GetNumAtoms()), None)
+    if empty is not None:
+        raise InputError(f"Molecule {empty} has no atoms: leave it out.")
+    pieces = [_graphs_of(waiting[start : start + _CHUNK]) for start in range(0, len(waiting), _CHUNK)]
+    return _joined(pieces)
+
+
+def _graphs_of(molecules: Sequence[Any]) -> MoleculeGraphs:
+    if not _pickles_are_known():
+        return graphs_by_atoms(molecules)
+    graphs, known = _graphs_by_pickles(molecules)
+    for row in np.flatnonzero(~known):
+        one = graphs_by_atoms([molecules[int(row)]])
+        graphs.atoms[graphs.atom_starts[row] : graphs.atom_starts[row + 1]] = one.atoms
+        graphs.bonds[graphs.bond_starts[row] : graphs.bond_starts[row + 1]] = one.bonds
+        graphs.ends[graphs.bond_starts[row] : graphs.bond_starts[row + 1]] = one.ends
+    return graphs
+
+
+def _graphs_by_pickles(molecules: Sequence[Any]) -> tuple[MoleculeGraphs, NDArray[np.bool_]]:
+    """Return graphs, and which molecules the pickles of say all."""
+    pickles = [molecule.ToBinary(0) for molecule in molecules]
+    starts = np.concatenate([[0], np.cumsum([len(each) for each in pickles])]).astype(np.int64)
+    found = read_pickles(np.frombuffer(b"".join(pickles), np.uint8), starts)
+    values = found.atoms.copy()
+    values[:, 3] += 64
+    strange = ((values < 0) | (values >= _RADICES)).any(axis=1)
+    known = found.known.copy()
+    known[np.unique(np.searchsorted(found.atom_starts, np.flatnonzero(strange), side="right") - 1)] = False
+    weights = np.append(np.cumprod(_RADICES[:0:-1])[::-1], 1)  # of digits from the highest down
+    kind = np.select([found.bonds[:, 0] == each for each in (1, 2, 3, 12)], [1, 2, 3, 4], 0)
+    codes = (kind * 2 + found.bonds[:, 1]) * 2 + found.bonds[:, 2]
+    codes = np.where(kind > 0, codes * (_STEREOS + 1) + np.minimum(found.bonds[:, 3], _STEREOS), 0)
+    return MoleculeGraphs(values @ weights, codes, found.ends, found.atom_starts, found.bond_starts), known
+
+
+@cache
+def _pickles_are_known() -> bool:
+    """Tell whether this RDKit pickles molecules as we read them: the version is known, and a few come out the same."""
+    molecules = [Chem.MolFromSmiles(text) for text in _PROBES]
+    version = pickle_version(molecules[0].ToBinary(0))
+    if version[0] == _PICKLE:
+        read, known = _graphs_by_pickles(molecules)
+        expected = graphs_by_atoms(molecules)
+        if known.all() and all(
+            np.array_equal(getattr(read, each.name), getattr(expected, each.name)) for each in fields(expected)
+        ):
+            return True
+    _log.warning(
+        "RDKit %s pickles molecules in a way that is not known (%d.%d.%d): they are read atom by atom, which is slower",
+        rdBase.rdkitVersion,
+        *version,
+    )
+    return False
+
+
+def _joined(pieces: Sequence[MoleculeGraphs]) -> MoleculeGraphs:
+    """Put graphs one after the other."""
+    if len(pieces) < 2:
+        return pieces[0] if pieces else graphs_by_atoms([])
+
+    def starts(each: Sequence[NDArray[np.int64]]) -> NDArray[np.int64]:
+        return np.concatenate([[0], np.cumsum(np.concatenate([np.diff(one) for one in each]))]).astype(np.int64)
+
+    return MoleculeGraphs(
+        np.concatenate([each.atoms for each in pieces]),
+        np.concatenate([each.bonds for each in pieces]),
+        np.concatenate([each.ends for each in pieces]),
+        starts([each.atom_starts for each in pieces]),
+        starts([each.bond_starts for each in pieces]),
+    )
+
+
+def graphs_by_atoms(molecules: Iterable[Any]) -> MoleculeGraphs:
+    """Turn RDKit molecules into graphs by asking for every atom and bond; see `molecule_graphs`."""
     atoms: list[int] = []
     bonds: list[int] = []
     ends: list[int] = []
