@@ -175,7 +175,8 @@ def test_the_venn_diagram_counts_what_is_above_by_exactly_whom() -> None:
 @pytest.mark.parametrize("number", [1, 2, 3, 5, 9])
 def test_every_number_of_modalities_is_drawn(number: int, tmp_path: Path) -> None:
     random = np.random.default_rng(0)
-    names = [f"M{place}" for place in range(number)]
+    names = [f"M{place}" for place in range(number - 1)] + ["a name that no panel has place for, " * 5]
+    names[0] = "M0"
     table = reported({name: random.random(30).tolist() for name in names})
     result = evaluate(scores=table, out=tmp_path, above=0.7, **QUICK)
     image = cv2.imread(str(tmp_path / "evaluation.png"))

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 _WIDE = 100
 """Columns of a terminal that has place for intervals, and for all figures."""
+_COMBINATIONS = 8
 _ALWAYS = ("AUROC", "AUPRC", "EF1")
 
 
@@ -161,12 +162,13 @@ def _print(result: ActivityEvaluation, over: str, above: float) -> None:
 
     console = Console(highlight=False)
     _print_summary(console, result, over)
-    venn = result.venn[
-        (result.venn["over_folds"] == over) & (result.venn["above"] == above) & (result.venn["count"] > 0)
-    ]
+    chosen = (result.venn["over_folds"] == over) & (result.venn["above"] == above) & (result.venn["count"] > 0)
+    venn = result.venn[chosen].sort_values("count", ascending=False, kind="stable")
     if len(result.info["venn"]["modalities"]) > 1 and len(venn):
-        said = ", ".join(f"{name} {count}" for name, count in zip(venn["combination"], venn["count"], strict=True))
-        console.print(f"assays with AUROC > {above:g} by exactly: {escape(said)}", soft_wrap=True)
+        shown = venn.head(_COMBINATIONS)
+        said = ", ".join(f"{name} {count}" for name, count in zip(shown["combination"], shown["count"], strict=True))
+        more = f", {len(venn) - len(shown)} more combinations in venn.csv" if len(venn) > len(shown) else ""
+        console.print(f"assays with AUROC > {above:g} by exactly: {escape(said)}{more}", soft_wrap=True)
     for note in result.notes:
         console.print(f"note: {escape(note)}", style="yellow", soft_wrap=True)
     for path in result.files:

@@ -33,6 +33,8 @@ __all__ = ["METRICS", "ActivityEvaluation", "ActivityEvaluationSettings", "evalu
 WAYS = ("max", "mean", "learned")
 Progress = Callable[[str, int, int], None]
 _PAIRS = 28
+_NAMED = 5
+"""Modalities that the name of an oracle lists."""
 _PACKAGES = ("numpy", "scipy", "pandas", "pyarrow", "matplotlib")
 _DEFINITIONS = {
     "AUROC": "area under the ROC curve: how often a hit has a higher probability than an inactive, ties counted half",
@@ -406,7 +408,10 @@ def _evaluated(
         )
     figures.few_hits(by_assay, settings.over, settings.above, found)
     oracles = [members for members in (*_fusions(settings, given), tuple(sets)) if len(members) > 1]
-    best = [figures.oracle(by_assay, one, f"oracle {'+'.join(one)}", settings.over) for one in dict.fromkeys(oracles)]
+    best = []
+    for members in dict.fromkeys(oracles):
+        name = "oracle of all" if members == tuple(given) and len(given) > _NAMED else f"oracle {'+'.join(members)}"
+        best.append(figures.oracle(by_assay, members, name, settings.over))
     by_assay = pd.concat([by_assay, *best], ignore_index=True)
     if best:
         found.notes.append(

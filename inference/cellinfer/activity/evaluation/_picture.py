@@ -35,6 +35,9 @@ _CENTRES = {
 }
 _BARS = 15
 _TYPES = 8
+_LEGEND = 8
+_LETTERS = 26
+"""Of names; longer ones would leave no place for the panels."""
 
 
 def draw_evaluation(
@@ -83,6 +86,10 @@ def draw_evaluation(
         figure.savefig(partial, format="png")
 
 
+def _short(name: str) -> str:
+    return name if len(name) <= _LETTERS else f"{name[: _LETTERS - 1]}…"
+
+
 def _colours(names: Sequence[str]) -> dict[str, str]:
     many = [mpl.colors.to_hex(colour) for colour in mpl.colormaps["tab20"].colors]  # type: ignore[attr-defined,unused-ignore]
     chosen = _COLOURS if len(names) <= len(_COLOURS) else many
@@ -94,7 +101,7 @@ def _ranked(panel: Axes, by_assay: pd.DataFrame, names: Sequence[str], over: str
     for name in names:
         values = by_assay.loc[by_assay["modality"] == name, f"{AUROC}_{over}"].dropna().sort_values(ascending=False)
         if len(values):
-            label = f"{name}: {values.mean():.3f}"
+            label = f"{_short(name)}: {values.mean():.3f}"
             panel.plot(np.arange(1, len(values) + 1), values, color=colours[name], label=label, linewidth=1.5)
     for level in (0.5, 0.7, 0.9):
         panel.axhline(level, color="#C8C8C8", linewidth=0.8, zorder=0)
@@ -119,7 +126,7 @@ def _counts(panel: Axes, summary: pd.DataFrame, names: Sequence[str], over: str,
         values = rows["value"].to_numpy(np.float64)
         below, above = values - rows["low"].to_numpy(np.float64), rows["high"].to_numpy(np.float64) - values
         known = np.isfinite(values)
-        panel.bar(at[known], values[known], 0.9 * width, color=colours[name], label=name)
+        panel.bar(at[known], values[known], 0.9 * width, color=colours[name], label=_short(name))
         whole = known & np.isfinite(below) & np.isfinite(above)
         errors = np.maximum(np.stack([below, above])[:, whole], 0)
         panel.errorbar(at[whole], values[whole], errors, fmt="none", ecolor="#404040", elinewidth=0.8)
@@ -132,8 +139,8 @@ def _counts(panel: Axes, summary: pd.DataFrame, names: Sequence[str], over: str,
     panel.set_xlabel(f"AUROC, {over} over folds", fontsize=9)
     panel.set_ylabel("assays (bars: 95 % over assays)", fontsize=9)
     panel.set_title("Assays above limits", fontsize=10, loc="left")
-    if limits:
-        panel.legend(fontsize=7 if len(names) > 8 else 8, frameon=False, ncols=1 + len(names) // 9)
+    if limits and len(names) <= _LEGEND:  # else it would hide counts; the first panel has the colours
+        panel.legend(fontsize=8, frameon=False)
 
 
 def _circles(panel: Axes, venn: pd.DataFrame, sets: Sequence[str], limit: float, colours: Mapping[str, str]) -> None:
@@ -144,7 +151,7 @@ def _circles(panel: Axes, venn: pd.DataFrame, sets: Sequence[str], limit: float,
         panel.add_patch(Circle((x, y), 1, facecolor=colours[name], alpha=0.32, edgecolor=colours[name], linewidth=1.5))
         total = int(venn.loc[[name in str(one).split(" & ") for one in venn["combination"]], "count"].sum())
         high = y > -0.3
-        panel.text(1.25 * x, y + (1.12 if high else -1.12), f"{name} ({total})", ha="center", fontsize=10,
+        panel.text(1.25 * x, y + (1.12 if high else -1.12), f"{_short(name)} ({total})", ha="center", fontsize=10,
                    va="bottom" if high else "top")  # fmt: skip
     for places, (x, y) in _CIRCLES[number].items():
         key = " & ".join(sets[place] for place in places)
@@ -175,7 +182,7 @@ def _combinations(
         for line, name in enumerate(sets):
             colour = colours[name] if name in inside else "#E4E4E4"
             panel.plot(place, -(line + 1) * step, "o", color=colour, markersize=5, clip_on=False)
-    panel.set_yticks([-(line + 1) * step for line in range(len(sets))], list(sets), fontsize=8)
+    panel.set_yticks([-(line + 1) * step for line in range(len(sets))], [_short(name) for name in sets], fontsize=8)
     panel.set_xticks([])
     panel.set_xlim(-0.6, max(len(top), 1) - 0.4)
     panel.set_ylim(-(len(sets) + 0.7) * step, 1.12 * high)
@@ -201,10 +208,10 @@ def _types(
         at = np.arange(len(types)) + (place - (len(names) - 1) / 2) * height
         panel.barh(at, values.fillna(0).to_numpy(np.float64), 0.9 * height, color=colours[name])
         for y, value in zip(at, values, strict=True):
-            if value == value:
+            if value == value and (value or len(names) <= _LEGEND):
                 panel.annotate(f"{value:.0f}", (value, y), (2, 0), textcoords="offset points", va="center",
                                fontsize=7 if len(names) <= 6 else 5)  # fmt: skip
     sizes = chosen.groupby("type", sort=False)["n_assays"].max()
-    panel.set_yticks(np.arange(len(types)), [f"{one} ({sizes[one]})" for one in types])
+    panel.set_yticks(np.arange(len(types)), [f"{_short(one)} ({sizes[one]})" for one in types])
     panel.invert_yaxis()
     panel.set_xlabel(f"assays, AUROC {over} over folds", fontsize=9)
