@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from cellinfer.activity import prediction
+from cellinfer.activity import prediction, processes
 from cellinfer.activity.applicability import domain_of, similarity_limit
 from cellinfer.activity.chemistry import DEFAULT, PUBLISHED, fingerprints
 from cellinfer.activity.models import open_activity
@@ -173,6 +173,16 @@ def test_every_kind_of_file_gives_the_same(graph: Path, tmp_path: Path, monkeypa
     for each in found.values():
         own = each.drop(columns="Metadata_SMILES_Original")
         pd.testing.assert_frame_equal(own, found["csv"].drop(columns="Metadata_SMILES_Original"), atol=1e-6)
+
+
+def test_processes_change_nothing(
+    graph: Path, molecules: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(processes, "WORTHWHILE", 3)
+    for threads in (1, 2):
+        predict([graph], tmp_path / f"{threads}.parquet", molecules, device="cpu", threads=threads)
+    one, other = (pd.read_parquet(tmp_path / f"{threads}.parquet") for threads in (1, 2))
+    pd.testing.assert_frame_equal(one, other, atol=1e-6)
 
 
 def test_spreadsheets_run_nothing(graph: Path, molecules: Path, tmp_path: Path) -> None:

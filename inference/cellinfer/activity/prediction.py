@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any, Self, get_args
 
 import numpy as np
 import pandas as pd
@@ -29,12 +29,13 @@ from cellinfer.errors import InputError, ModelError
 from cellinfer.files import durable, json_ready, sha256_of
 from cellinfer.outputs.frames import growing_table
 from cellinfer.outputs.runinfo import package_versions
-from cellinfer.sessions import Device
+from cellinfer.sessions import Device, available_cores
 
 if TYPE_CHECKING:
     from cellinfer.activity.applicability import Domain
     from cellinfer.activity.chemistry import Progress, Standardisation
     from cellinfer.activity.molecules import MoleculeFile
+    from cellinfer.activity.processes import Standardiser
     from cellinfer.activity.structures import Structures
 
 __all__ = ["FUSIONS", "PredictResult", "PredictSettings", "Profiles", "predict", "read_profiles"]
@@ -174,7 +175,7 @@ def predict(
     work = _Work(opened, _profiles(opened, profiles or {}, chosen), molecules, chosen)
     beside = table.with_suffix(".json")
     done, total = 0, work.count()
-    with growing_table(table) as append:
+    with growing_table(table) as append, work:
         for piece in work.pieces():
             append(work.predict(piece))
             done += len(piece)
@@ -345,12 +346,15 @@ class _Work:
         self.assays = list(dict.fromkeys(assay for model in models.values() for assay in model.card.assays))
         self._check_columns()
         self.file: MoleculeFile | None = None
+        self.standardiser: Standardiser | None = None
         self.statuses: Counter[str] = Counter()
         self.domains: Counter[str] = Counter()
         self.unjoined = 0
         if molecules is not None:
             from cellinfer.activity.molecules import open_molecules
+            from cellinfer.activity.processes import Standardiser
 
+            self.standardiser = Standardiser(settings.threads or available_cores())
             self.file = open_molecules(molecules, smiles=settings.smiles, identifier=settings.identifier)
         elif structural := [model.card.name for model in models.values() if _sees_structures(model)]:
             raise InputError(
@@ -365,6 +369,15 @@ class _Work:
         self.how = {} if self.file is None else {name: self._standardisation(one) for name, one in self.models.items()}
         self.known = {} if self.file is None else self._domains()
         self._note()
+
+    def __enter__(self) -> Self:
+        """Return itself; processes that standardise structures end with the block."""
+        return self
+
+    def __exit__(self, *failure: Any) -> None:
+        """End these processes."""
+        if self.standardiser is not None:
+            self.standardiser.__exit__(*failure)
 
     @property
     def source(self) -> Path:
@@ -529,7 +542,7 @@ class _Work:
 
     def _structures(self, piece: pd.DataFrame) -> dict[Standardisation, _Described]:
         """Describe structures, for each standard form that models ask for once."""
-        if self.file is None:
+        if self.standardiser is None:
             return {}
         kinds: dict[Standardisation, tuple[bool, set[tuple[int, int]]]] = {}
         for name, model in self.models.items():
@@ -537,7 +550,8 @@ class _Work:
             if "morgan" in model.card.modalities or name in self.known:
                 morgan = morgan | {model.card.morgan}
             kinds[self.how[name]] = graph or "graph" in model.card.modalities, morgan
-        return {how: _described(piece["SMILES"].tolist(), how, *asked) for how, asked in kinds.items()}
+        smiles, standardise = piece["SMILES"].tolist(), self.standardiser.standardise
+        return {how: _described(standardise(smiles, how), *asked) for how, asked in kinds.items()}
 
     def _table(
         self,
@@ -622,12 +636,10 @@ class _Described:
     described: Structures
 
 
-def _described(given: Sequence[str], how: Standardisation, graphs: bool, morgan: set[tuple[int, int]]) -> _Described:
-    """Make structures standard and describe those that can be."""
-    from cellinfer.activity.molecules import standardise
+def _described(table: pd.DataFrame, graphs: bool, morgan: set[tuple[int, int]]) -> _Described:
+    """Describe those structures, in their standard form, that there are."""
     from cellinfer.activity.structures import describe
 
-    table = standardise(given, how)
     smiles, reasons, details = (table[name].tolist() for name in ("smiles", "status", "detail"))
     good = [row for row, reason in enumerate(reasons) if reason == "ok"]
     try:
