@@ -6,6 +6,7 @@ import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from importlib import metadata
 from typing import IO, Any, Literal
 
@@ -126,9 +127,9 @@ def _standard(molecule: Any, how: Standardisation) -> Structure:
         return wrong
     if how.cleanup:
         molecule = rdMolStandardize.Cleanup(molecule)
-    fragments = Chem.GetMolFrags(molecule, asMols=True)
     taken_off = ""
-    if len(fragments) > 1 and how.salts != "keep":
+    if how.salts != "keep" and len(Chem.GetMolFrags(molecule)) > 1:
+        fragments = Chem.GetMolFrags(molecule, asMols=True)
         names = [Chem.MolToSmiles(fragment) for fragment in fragments]
         if how.salts == "refuse":
             return Structure(None, "mixture", ".".join(sorted(set(names)))[:200])
@@ -143,13 +144,19 @@ def _standard(molecule: Any, how: Standardisation) -> Structure:
         if len({Chem.MolToSmiles(one) for one in isomers}) > 1:
             molecule, taken_off = _as_one(isomers), f"{STEREOISOMERS} {'.'.join(sorted(names))}"
     if how.uncharge:
-        molecule = rdMolStandardize.Uncharger(canonicalOrder=True).uncharge(molecule)
+        molecule = _uncharger().uncharge(molecule)
     if how.refuse:
         if metals := _bonded_metals(molecule):
             return Structure(None, "metal", metals)
         if not any(atom.GetAtomicNum() == 6 for atom in molecule.GetAtoms()):
             return Structure(None, "no carbon", Chem.MolToSmiles(molecule)[:200])
     return Structure(Chem.MolToSmiles(molecule), "ok", taken_off)
+
+
+@cache
+def _uncharger() -> Any:
+    """Return what balances charges; it is slow to make."""
+    return rdMolStandardize.Uncharger(canonicalOrder=True)
 
 
 def _unfit(molecule: Any, how: Standardisation) -> Structure | None:
