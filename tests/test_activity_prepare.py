@@ -13,7 +13,8 @@ import numpy as np
 import pandas as pd
 import pytest
 from cellinfer.activity import chemistry, filters
-from cellinfer.activity.prepare import COMPOUND, GIVEN, ROW, ROWS, SCAFFOLD, SMILES, assay_columns, prepare
+from cellinfer.activity.columns import COMPOUND, GIVEN, ROW, ROWS, SCAFFOLD, SMILES
+from cellinfer.activity.prepare import assay_columns, prepare
 from cellinfer.cli import app
 from cellinfer.errors import InputError
 from typer.testing import CliRunner

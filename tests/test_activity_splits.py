@@ -11,8 +11,9 @@ import pandas as pd
 import pytest
 from cellinfer.activity import leakage
 from cellinfer.activity.chemistry import fingerprints, without_stereo
+from cellinfer.activity.columns import COMPOUND, SMILES
 from cellinfer.activity.dividing import FAMILY, FOLD, NEIGHBOUR, SIMILARITY, split
-from cellinfer.activity.prepare import COMPOUND, SMILES, prepare
+from cellinfer.activity.prepare import prepare
 from cellinfer.activity.splits import assay_type_folds, random_folds, same_size_clusters, scaffold_folds
 from cellinfer.cli import app
 from cellinfer.errors import InputError

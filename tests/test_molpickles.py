@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -121,8 +120,8 @@ def test_what_is_no_pickle_is_refused() -> None:
 
 
 @pytest.mark.realdata
-def test_real_compounds_are_read_as_rdkit_has_them() -> None:
-    path = Path(os.environ["CELLINFER_DATA"]) / "activity/moshkov2023/compounds16170.csv.gz"
+def test_real_compounds_are_read_as_rdkit_has_them(data_folder: Path) -> None:
+    path = data_folder / "activity/moshkov2023/compounds16170.csv.gz"
     molecules = read(pd.read_csv(path)["smiles"].tolist()[::40])
     assert_same(graphs.molecule_graphs(molecules), graphs.graphs_by_atoms(molecules))
     assert molpickles.read_pickles(*packed(molecules)).known.mean() > 0.99

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime
 import json
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,17 +16,19 @@ from numpy.typing import NDArray
 from cellinfer._version import __version__
 from cellinfer.activity import chemistry, leakage, splits
 from cellinfer.activity.chemistry import Progress
+from cellinfer.activity.columns import COMPOUND, FOLD, KEY, SCAFFOLD, SMILES
 from cellinfer.activity.filters import BLANK, HIT, Labels
 from cellinfer.activity.picture import draw_similarities
-from cellinfer.activity.prepare import COMPOUND, KEY, SCAFFOLD, SMILES, assay_columns, labels_of
+from cellinfer.activity.prepare import assay_columns, labels_of
 from cellinfer.errors import InputError
 from cellinfer.files import durable, json_ready, owned, sha256_of
 from cellinfer.outputs.frames import write_csv, write_parquet
 from cellinfer.profiling.rows import examples
 from cellinfer.profiling.sources import open_source
+from cellinfer.settings import with_options
 
 WAYS = ("scaffold", "kmeans", "random", "assay-type")
-FOLD, SIMILARITY, NEIGHBOUR, FAMILY = "Fold", "Nearest_Similarity", "Nearest_Compound", "Stereo_Family"
+SIMILARITY, NEIGHBOUR, FAMILY = "Nearest_Similarity", "Nearest_Compound", "Stereo_Family"
 _NEEDED = (COMPOUND, SMILES, KEY, SCAFFOLD)
 _CLOSE = (0.5, 0.7, 0.9, 1.0)
 
@@ -140,10 +142,7 @@ def read_matrix(path: Path) -> pd.DataFrame:
 
 
 def _settings(settings: SplitSettings | None, options: dict[str, Any]) -> SplitSettings:
-    known = [one.name for one in fields(SplitSettings)]
-    if unknown := sorted(set(options) - set(known)):
-        raise InputError(f"There is no setting {unknown[0]!r}: choose from {', '.join(known)}.")
-    chosen = replace(settings or SplitSettings(), **options)
+    chosen = with_options(settings or SplitSettings(), options)
     if chosen.by not in WAYS:
         raise InputError(f"There are no folds by {chosen.by!r}: choose {', '.join(WAYS)}.")
     if chosen.features is not None and chosen.by != "kmeans":

@@ -12,7 +12,7 @@ import gzip
 import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, get_args
 
@@ -24,12 +24,14 @@ from numpy.typing import NDArray
 
 from cellinfer._version import __version__
 from cellinfer.activity import fusion
+from cellinfer.activity.columns import COMPOUND, GIVEN, ROW, SMILES
 from cellinfer.activity.models import ActivityModel, open_activity
 from cellinfer.errors import InputError, ModelError
 from cellinfer.files import durable, json_ready, sha256_of
 from cellinfer.outputs.frames import growing_table
 from cellinfer.outputs.runinfo import package_versions
 from cellinfer.sessions import Device, available_cores
+from cellinfer.settings import with_options
 
 if TYPE_CHECKING:
     from cellinfer.activity.applicability import Domain
@@ -42,7 +44,6 @@ __all__ = ["FUSIONS", "PredictResult", "PredictSettings", "Profiles", "predict",
 
 FUSIONS = {"max": fusion.largest, "mean": fusion.average}
 STANDARDISE = ("card", "default", "none")
-ROW, COMPOUND, GIVEN, SMILES = "Metadata_Row", "Metadata_Compound", "Metadata_SMILES_Original", "Metadata_SMILES"
 STATUS, DETAIL = "Metadata_Status", "Metadata_Detail"
 SIMILARITY, NEIGHBOUR = "Metadata_Nearest_Similarity", "Metadata_Nearest_Compound"
 DOMAIN, UNKNOWN = "Metadata_Applicability", "Metadata_Unknown_Elements"
@@ -191,10 +192,7 @@ def predict(
 
 
 def _settings(settings: PredictSettings | None, options: Mapping[str, Any]) -> PredictSettings:
-    known = {one.name for one in fields(PredictSettings)}
-    if unknown := sorted(options.keys() - known):
-        raise InputError(f"There is no setting {unknown[0]!r}: there is {', '.join(sorted(known))}.")
-    chosen = replace(settings or PredictSettings(), **options)
+    chosen = with_options(settings or PredictSettings(), options)
     for name, allowed in (("fuse", tuple(FUSIONS)), ("standardise", STANDARDISE), ("device", get_args(Device))):
         if getattr(chosen, name) not in allowed:
             raise InputError(f"{name} is {', '.join(allowed)}, not {getattr(chosen, name)!r}.")

@@ -21,6 +21,7 @@ import pandas as pd
 from cellinfer._version import __version__
 from cellinfer.activity import chemistry, filters
 from cellinfer.activity.chemistry import PUBLISHED, Progress, Salts, Standardisation
+from cellinfer.activity.columns import COMPOUND, GIVEN, KEY, ROW, ROWS, SCAFFOLD, SMILES
 from cellinfer.activity.filters import BLANK, HIT, INACTIVE, Labels
 from cellinfer.activity.molecules import MoleculeFile, open_molecules, standardise
 from cellinfer.errors import InputError
@@ -28,9 +29,8 @@ from cellinfer.files import durable, json_ready, owned, sha256_of
 from cellinfer.outputs.frames import write_csv, write_parquet
 from cellinfer.profiling.columns import is_metadata
 from cellinfer.profiling.rows import examples
+from cellinfer.settings import with_options
 
-COMPOUND, SMILES, GIVEN = "Metadata_Compound", "Metadata_SMILES", "Metadata_SMILES_Original"
-KEY, SCAFFOLD, ROW, ROWS = "Metadata_InChIKey", "Metadata_Scaffold", "Metadata_Row", "Metadata_Merged_Rows"
 STEPS = ("duplicates", "pains", "no-hits", "redundant", "frequent")
 """Steps that can be left out, in order."""
 _LABELS = {"1": HIT, "0": INACTIVE, "": BLANK, "na": BLANK, "nan": BLANK, "1.0": HIT, "0.0": INACTIVE}
@@ -176,10 +176,7 @@ def assay_columns(matrix: pd.DataFrame) -> list[str]:
 
 
 def _settings(settings: PrepareSettings | None, options: dict[str, Any]) -> PrepareSettings:
-    known = [one.name for one in fields(PrepareSettings)]
-    if unknown := sorted(set(options) - set(known)):
-        raise InputError(f"There is no setting {unknown[0]!r}: choose from {', '.join(known)}.")
-    chosen = replace(settings or PrepareSettings(), **options)
+    chosen = with_options(settings or PrepareSettings(), options)
     for name, value, allowed in (
         ("handling of salts", chosen.salts, ("strip", "keep", "refuse")),
         ("rule for contradictions", chosen.contradictions, filters.CONTRADICTIONS),

@@ -12,7 +12,7 @@ import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,7 @@ from cellinfer.profiling.rows import examples, existing_rows, group_rows, number
 from cellinfer.profiling.selection import DEFAULT, select_features
 from cellinfer.profiling.sources import Source, is_run, open_source
 from cellinfer.profiling.sphering import Sphering, sphere
+from cellinfer.settings import with_options
 from cellinfer.wells import normalise_well
 
 QC_PASS, QC_REASONS = "Metadata_QC_Pass", "Metadata_QC_Reasons"
@@ -213,15 +214,12 @@ def profile(
 
 
 def _settings(settings: ProfileSettings | None, options: Mapping[str, Any]) -> ProfileSettings:
-    known = {one.name for one in fields(ProfileSettings)}
-    if unknown := sorted(set(options) - known):
-        raise InputError(f"There is no setting {unknown[0]!r}: choose from {', '.join(sorted(known))}.")
     lists = {
         name: (options[name],) if isinstance(options[name], str) else tuple(options[name])
         for name in ("treatment", "selection")
         if options.get(name) is not None
     }
-    chosen = replace(settings or ProfileSettings(), **{**options, **lists})
+    chosen = with_options(settings or ProfileSettings(), {**options, **lists})
     for name, value, allowed in (
         ("site", chosen.site, ("median", "mean")),
         ("well", chosen.well, ("median", "mean")),

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from cellinfer.activity.chemistry import fingerprints
+from cellinfer.activity.columns import COMPOUND, FOLD, FOLDS, SMILES
 from cellinfer.activity.graphs import MoleculeGraphs, message_tables, read_graphs
 from cellinfer.errors import InputError
 from cellinfer.profiling.columns import feature_columns, is_metadata
@@ -18,10 +19,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from cellinfer_training.activity.networks import GRAPH, MORGAN
 
-COMPOUND, SMILES, FOLD = "Metadata_Compound", "Metadata_SMILES", "Fold"
 RADIUS, BITS = 2, 2048
 _SMILES = (SMILES, "SMILES", "Smiles", "smiles")
-_FOLDS = (FOLD, "Metadata_Fold", "fold")
 
 
 @dataclass(frozen=True)
@@ -223,7 +222,7 @@ def _labels(table: pd.DataFrame, names: Sequence[str], path: Path) -> NDArray[np
 
 
 def _folds(table: pd.DataFrame, compounds: Sequence[str], path: Path) -> NDArray[np.int64]:
-    column = next((name for name in _FOLDS if name in table), None)
+    column = next((name for name in FOLDS if name in table), None)
     if column is None or COMPOUND not in table:
         raise InputError(f"{path} must have the columns {COMPOUND} and {FOLD}.")
     names = table[COMPOUND].astype(str)

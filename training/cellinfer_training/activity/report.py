@@ -10,11 +10,12 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from cellinfer.activity.columns import COMPOUND
 from cellinfer.activity.metrics import AUPRC, AUROC, count_above, score_assays
 from cellinfer.errors import InputError
 from cellinfer.files import durable, json_ready
 
-from cellinfer_training.activity.data import COMPOUND, ActivityData
+from cellinfer_training.activity.data import ActivityData
 from cellinfer_training.activity.export import Description, export_activity
 from cellinfer_training.activity.learner import Settings, divide, learn_members, predict
 from cellinfer_training.activity.networks import Architecture

@@ -9,7 +9,7 @@ from __future__ import annotations
 import datetime
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, replace
 from importlib import metadata
 from itertools import combinations
 from pathlib import Path
@@ -18,15 +18,17 @@ from typing import Any
 import pandas as pd
 
 from cellinfer._version import __version__
+from cellinfer.activity.columns import COMPOUND
 from cellinfer.activity.evaluation import _figures as figures
 from cellinfer.activity.evaluation import _tables as tables
 from cellinfer.activity.evaluation._figures import FUSED, GIVEN, ORACLE, OVER_FOLDS, REPORTED
-from cellinfer.activity.evaluation._tables import COMPOUND, METRICS, Found, Judged, Table, Tables
+from cellinfer.activity.evaluation._tables import METRICS, Found, Judged, Table, Tables
 from cellinfer.activity.metrics import AUROC, LIMITS
 from cellinfer.errors import InputError
 from cellinfer.files import durable, json_ready, owned, sha256_of
 from cellinfer.outputs.frames import write_csv, write_parquet
 from cellinfer.profiling.rows import examples
+from cellinfer.settings import with_options
 
 __all__ = ["METRICS", "ActivityEvaluation", "ActivityEvaluationSettings", "evaluate"]
 
@@ -216,10 +218,7 @@ def evaluate(
 
 
 def _settings(settings: ActivityEvaluationSettings | None, options: Mapping[str, Any]) -> ActivityEvaluationSettings:
-    known = [one.name for one in fields(ActivityEvaluationSettings)]
-    if unknown := sorted(set(options) - set(known)):
-        raise InputError(f"There is no setting {unknown[0]!r}: choose from {', '.join(known)}.")
-    chosen = replace(settings or ActivityEvaluationSettings(), **options)
+    chosen = with_options(settings or ActivityEvaluationSettings(), options)
     chosen = replace(chosen, fuse=_several(chosen.fuse), by=_several(chosen.by), venn=_several(chosen.venn))
     for way in chosen.by:
         if way not in WAYS:

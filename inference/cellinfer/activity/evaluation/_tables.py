@@ -12,20 +12,19 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from cellinfer.activity.columns import COMPOUND, FOLDS
 from cellinfer.activity.metrics import AUPRC, AUROC, FRACTIONS
 from cellinfer.errors import InputError
 from cellinfer.files import plain_text
 from cellinfer.profiling.columns import is_metadata
 from cellinfer.profiling.rows import examples
 
-COMPOUND = "Metadata_Compound"
 METRICS = (AUROC, AUPRC, *(f"EF{round(100 * part)}" for part in FRACTIONS))
 Table = str | os.PathLike[str] | pd.DataFrame
 """A file (Parquet, CSV, TSV; also `.gz`) or a table."""
 Tables = Table | Sequence[Table]
 
-_FOLDS = ("Fold", "Metadata_Fold", "fold")
-_NO_ASSAYS = ("SMILES", "Smiles", "smiles", *_FOLDS)
+_NO_ASSAYS = ("SMILES", "Smiles", "smiles", *FOLDS)
 _SPREAD = "_spread"
 _ASSAYS = ("assay", "assay_id", "assays")
 _MODALITIES = ("modality", "descriptor", "model")
@@ -180,10 +179,10 @@ def read_folds(folds: Table, join: str) -> pd.Series[Any]:
     InputError
         If it cannot be read, or names a compound twice.
     """
-    table, name = read_table(folds, "folds", (join, *_FOLDS)), called(folds, "folds")
-    column = next((one for one in _FOLDS if one in table), None)
+    table, name = read_table(folds, "folds", (join, *FOLDS)), called(folds, "folds")
+    column = next((one for one in FOLDS if one in table), None)
     if column is None:
-        raise InputError(f"{name} has no column {_FOLDS[0]}: give what `cellinfer activity split` wrote.")
+        raise InputError(f"{name} has no column {FOLDS[0]}: give what `cellinfer activity split` wrote.")
     compounds = _compounds(table, join, name)
     if compounds.has_duplicates:
         raise InputError(
@@ -207,7 +206,7 @@ def read_predictions(name: str, tables: Tables, join: str, folds: pd.Series[Any]
     for place, given in enumerate(every):
         found.path(f"predictions of {name}", given)
         part = _probabilities(given, join, f"predictions of {name}")
-        own = part.pop(_FOLDS[0])
+        own = part.pop(FOLDS[0])
         if own.isna().all() and folds is None:
             own = pd.Series(str(place), index=part.index, dtype=object)
         elif folds is not None:
@@ -218,7 +217,7 @@ def read_predictions(name: str, tables: Tables, join: str, folds: pd.Series[Any]
                     "table of folds: give the folds the model was trained by."
                 )
             own = own.where(own.notna(), said)
-        parts.append(pd.concat([own.rename(_FOLDS[0]), part], axis=1))
+        parts.append(pd.concat([own.rename(FOLDS[0]), part], axis=1))
     whole = pd.concat(parts)
     if (same := whole.reset_index(names=COMPOUND).duplicated().to_numpy()).any():
         found.notes.append(f"{name}: {int(same.sum())} rows that are there twice, word for word, count once.")
@@ -229,9 +228,9 @@ def read_predictions(name: str, tables: Tables, join: str, folds: pd.Series[Any]
             f"Predictions of {name} have {len(twice)} compounds more than once ({examples(twice.tolist())}): give one "
             "prediction per compound, of the fold it was left out in."
         )
-    if lost := int(whole[_FOLDS[0]].isna().sum()):
+    if lost := int(whole[FOLDS[0]].isna().sum()):
         found.notes.append(f"{name}: {lost} predicted compounds are in no fold, and are not judged.")
-    return whole[whole[_FOLDS[0]].notna()]
+    return whole[whole[FOLDS[0]].notna()]
 
 
 def read_validation(
@@ -253,22 +252,22 @@ def read_validation(
         role = f"validation of {name}"
         found.path(role, one)
         table = _probabilities(one, join, role)
-        own = table.pop(_FOLDS[0])
+        own = table.pop(FOLDS[0])
         if own.notna().all():
             parts = {str(fold): table[(own == fold).to_numpy()] for fold in own.unique()}
         else:
             if len(given) != len(beside):
                 raise InputError(
                     f"{name} has {len(beside)} tables of predictions and {len(given)} of validation: give one for "
-                    f"each, in the same order, or a column {_FOLDS[0]} with the fold the model left out."
+                    f"each, in the same order, or a column {FOLDS[0]} with the fold the model left out."
                 )
             quiet = Found()
-            judged = read_predictions(name, [beside[place]], join, folds, quiet)[_FOLDS[0]].unique()
+            judged = read_predictions(name, [beside[place]], join, folds, quiet)[FOLDS[0]].unique()
             if folds is None and len(judged) == 1 and len(beside) > 1 and _lacks_folds(beside[place], join):
                 judged = np.array([str(place)], dtype=object)
             if len(judged) != 1:
                 raise InputError(
-                    f"{called(one, role)} belongs to predictions of {len(judged)} folds: give a column {_FOLDS[0]} "
+                    f"{called(one, role)} belongs to predictions of {len(judged)} folds: give a column {FOLDS[0]} "
                     "with the fold the model left out."
                 )
             parts = {str(judged[0]): table}
@@ -303,7 +302,7 @@ def align(predictions: Mapping[str, pd.DataFrame], labels: pd.DataFrame, found: 
         found.notes.append(f"{len(silent)} assays of the matrix are not predicted by anything: {examples(silent)}.")
     folds: dict[str, str] = {}
     for name, table in predictions.items():
-        for compound, fold in table[_FOLDS[0]].items():
+        for compound, fold in table[FOLDS[0]].items():
             if folds.setdefault(str(compound), str(fold)) != fold:
                 raise InputError(
                     f"{compound!r} is in fold {fold} of {name} and in fold {folds[str(compound)]} of another modality: "
@@ -374,7 +373,7 @@ def read_scores(given: Table, name: str | None, place: int | None, found: Found)
     lower = {one.lower(): one for one in reversed(table.columns)}
     assay = next((lower[one] for one in _ASSAYS if one in lower), None)
     modality = next((lower[one] for one in _MODALITIES if one in lower), None)
-    fold = next((one for one in _FOLDS if one in table), None)
+    fold = next((one for one in FOLDS if one in table), None)
     if assay is None:
         raise InputError(f"{title} has no column of assays: call it assay.")
     if name is None and modality is None:
@@ -444,9 +443,9 @@ def _compounds(table: pd.DataFrame, join: str, name: str) -> pd.Index[str]:
 
 def _probabilities(given: Table, join: str, role: str) -> pd.DataFrame:
     """Read probabilities by compound, with the column of folds in front (missing where the table has none)."""
-    table, name = read_table(given, role, (join, *_FOLDS)), called(given, role)
+    table, name = read_table(given, role, (join, *FOLDS)), called(given, role)
     compounds = _compounds(table, join, name)
-    column = next((one for one in _FOLDS if one in table), None)
+    column = next((one for one in FOLDS if one in table), None)
     assays = [one for one in map(str, table) if one != join and one not in _NO_ASSAYS and not is_metadata(one)]
     spreads = {f"{assay}{_SPREAD}" for assay in assays}  # of the members of an ensemble
     assays = [assay for assay in assays if assay not in spreads]
@@ -467,12 +466,12 @@ def _probabilities(given: Table, join: str, role: str) -> pd.DataFrame:
         values[assay] = numbers
     result = pd.DataFrame(values, index=compounds)
     folds = [None] * len(table) if column is None else _fold_names(table[column])
-    result.insert(0, _FOLDS[0], pd.Series(folds, index=compounds, dtype=object))
+    result.insert(0, FOLDS[0], pd.Series(folds, index=compounds, dtype=object))
     return result
 
 
 def _lacks_folds(given: Table, join: str) -> bool:
-    return bool(_probabilities(given, join, "predictions")[_FOLDS[0]].isna().all())
+    return bool(_probabilities(given, join, "predictions")[FOLDS[0]].isna().all())
 
 
 def _fold_names(column: pd.Series[Any]) -> list[str | None]:
