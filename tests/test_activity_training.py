@@ -21,9 +21,19 @@ from cellinfer_training.__main__ import app
 from cellinfer_training.activity.baselines import fit_baseline
 from cellinfer_training.activity.data import ActivityData, make_data, read_data
 from cellinfer_training.activity.export import Description, export_activity
-from cellinfer_training.activity.learner import Learner, Settings, divide, learn_members, logits_of, predict
+from cellinfer_training.activity.learner import (
+    Learner,
+    Settings,
+    divide,
+    learn_members,
+    logits_of,
+    predict,
+    probabilities_of,
+    unseen,
+)
 from cellinfer_training.activity.losses import hit_weights, masked_logistic_loss
 from cellinfer_training.activity.networks import ActivityNetwork, Architecture, Ensemble
+from cellinfer_training.activity.report import train_activity
 from cellinfer_training.activity.search import search
 from rdkit import Chem
 from torch.nn import functional
@@ -338,13 +348,39 @@ def test_cards_that_make_no_sense_are_refused(exported: Path, field: str, value:
         parse_activity_card(description, "three")
 
 
-def test_members_come_from_different_seeds(data: ActivityData, tmp_path: Path) -> None:
-    parts = divide(data, 0)
+def test_members_are_stopped_by_different_folds(data: ActivityData, tmp_path: Path) -> None:
     settings = replace(QUICK, epochs=1)
-    one, other = learn_members(
-        data, ["morgan"], parts.training, parts.validation, tmp_path, SMALL, settings, 2, report=lambda line: None
-    )
-    assert not torch.equal(one.head[1].weight, other.head[1].weight)
+    parts = [divide(data, 3, turn=turn) for turn in range(5)]
+    assert [set(data.folds[part.validation]) for part in parts] == [{4}, {0}, {1}, {2}, {4}]
+    for part in parts:
+        assert set(data.folds[part.test]) == {3}
+        assert len(part.training) + len(part.validation) + len(part.test) == len(data)
+        assert not np.isin(data.folds[part.training], [3, *data.folds[part.validation]]).any()
+    networks = learn_members(data, ["morgan"], parts, tmp_path, SMALL, settings, report=lambda line: None)
+    first, *_, last = networks
+    assert not torch.equal(first.head[1].weight, last.head[1].weight)
+    rows, probabilities = unseen(data, networks, parts)
+    assert (rows == np.flatnonzero(data.folds != 3)).all()
+    one = rows[data.folds[rows] == 1]  # by one member
+    np.testing.assert_allclose(probabilities[data.folds[rows] == 1], probabilities_of(networks[2], data, one))
+    two = rows[data.folds[rows] == 4]  # by two
+    expected = (probabilities_of(first, data, two) + probabilities_of(last, data, two)) / 2
+    np.testing.assert_allclose(probabilities[data.folds[rows] == 4], expected)
+
+
+def test_a_model_of_everything_is_judged_on_no_fold(data: ActivityData, tmp_path: Path) -> None:
+    assert divide(data, None, turn=6).test.size == 0
+    assert set(data.folds[divide(data, None, turn=6).validation]) == {1}
+    settings = replace(QUICK, epochs=1)
+    path = train_activity(data, ["morgan"], None, tmp_path, SMALL, settings, 5, report=lambda line: None)
+    model = open_activity(path, "cpu", 1)
+    assert model.card.fold is None
+    assert model.card.compounds == len(data)
+    assert not (tmp_path / "predictions.parquet").exists()
+    assert len(pd.read_parquet(tmp_path / "validation.parquet")) == len(data)
+    assert "which learning was stopped by" in model.card.evaluation["judged_on"]
+    with pytest.raises(InputError, match="at least one member"):
+        train_activity(data, ["morgan"], 0, tmp_path, members=0)
 
 
 def test_tables_are_read(data: ActivityData, tmp_path: Path) -> None:

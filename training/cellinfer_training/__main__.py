@@ -277,7 +277,8 @@ def activity(
     ],
     out: Out,
     folds: Annotated[Path, typer.Option(help="Table with Metadata_Compound and Fold.")],
-    fold: Annotated[int, typer.Option(help="Fold to judge on; the next one says when to stop.")] = 0,
+    fold: Annotated[int, typer.Option(help="Fold to judge on; others in turn say when to stop.")] = 0,
+    everything: Annotated[bool, typer.Option("--everything", help="Judge on no fold: learn from all of them.")] = False,
     model: Annotated[
         list[str] | None,
         typer.Option(help="graph, morgan, or a profile's name; several are put side by side.", show_default="graph"),
@@ -286,12 +287,17 @@ def activity(
         list[str] | None, typer.Option(help="NAME=TABLE of profiles by Metadata_Compound; may be repeated.")
     ] = None,
     name: Annotated[str, typer.Option(help="Name of the model.")] = "activity",
-    members: Annotated[int, typer.Option(help="Networks, from different seeds, whose mean is taken.")] = 1,
+    members: Annotated[
+        int,
+        typer.Option(help="Networks whose mean is taken, each stopped by another fold."),
+    ] = 1,
     epochs: Annotated[int, typer.Option(help="Epochs at most.")] = 30,
     hidden: Annotated[int, typer.Option(help="Width of the network.")] = 300,
     depth: Annotated[int, typer.Option(help="Steps of message passing.")] = 3,
+    layers: Annotated[int, typer.Option(help="Hidden layers behind what is seen; 0: logistic regression.")] = 1,
     dropout: Annotated[float, typer.Option(help="Part that is dropped while learning.")] = 0.0,
     rate: Annotated[float, typer.Option(help="Largest learning rate.")] = 1e-3,
+    decay: Annotated[float, typer.Option(help="Of weights.")] = 0.0,
     balance: Annotated[bool, typer.Option(help="Let hits of an assay count as much as its inactives.")] = False,
     trials: Annotated[
         int, typer.Option("--search", help="Trials of a search for sizes and rates, inside the other folds.")
@@ -315,12 +321,20 @@ def activity(
             raise typer.BadParameter(f"profiles are given as NAME=TABLE, not {text!r}")
         tables[what] = Path(table)
     data = read_data(matrix, folds, tables)
-    architecture = Architecture(hidden=hidden, depth=depth, dropout=dropout)
-    settings = Settings(epochs=epochs, rate=rate, first_rate=rate / 10, last_rate=rate / 10, balance=balance, seed=seed)
+    architecture = Architecture(hidden=hidden, depth=depth, layers=layers, dropout=dropout)
+    settings = Settings(
+        epochs=epochs,
+        rate=rate,
+        first_rate=rate / 10,
+        last_rate=rate / 10,
+        decay=decay,
+        balance=balance,
+        seed=seed,
+    )
     path = train_activity(
         data,
         model or ["graph"],
-        fold,
+        None if everything else fold,
         out,
         architecture,
         settings,
@@ -332,7 +346,8 @@ def activity(
         typer.echo,
         standardisation_of(matrix),
     )
-    typer.echo(f"model   {path}\nreport  {out / 'report.json'}, scores.csv, predictions.parquet, validation.parquet")
+    judged = "" if everything else "predictions.parquet, "
+    typer.echo(f"model   {path}\nreport  {out / 'report.json'}, scores.csv, {judged}validation.parquet")
 
 
 def _done(path: Path) -> None:

@@ -18,6 +18,7 @@ from cellinfer.activity.metrics import mean_auroc
 from cellinfer.errors import InputError
 from cellinfer.files import durable
 from numpy.typing import NDArray
+from scipy import special
 
 from cellinfer_training.activity.data import ActivityData
 from cellinfer_training.activity.losses import hit_weights, masked_logistic_loss
@@ -267,35 +268,9 @@ def predict(network: ActivityNetwork, data: ActivityData, rows: NDArray[np.integ
     return np.concatenate([np.empty((0, len(data.assays)), np.float32), *parts])
 
 
-def learn_members(
-    data: ActivityData,
-    modalities: Sequence[str],
-    training: NDArray[np.integer],
-    validation: NDArray[np.integer],
-    folder: Path,
-    architecture: Architecture = _USUAL,
-    settings: Settings | None = None,
-    members: int = 1,
-    device: str = "cpu",
-    report: Callable[[str], None] = print,
-) -> list[ActivityNetwork]:
-    """Teach an ensemble: the same from several seeds, each in a folder of its own; see `Learner`.
-
-    Raises
-    ------
-    InputError
-        As `Learner`, or if there is no member.
-    """
-    if members < 1:
-        raise InputError("An ensemble has at least one member.")
-    usual, networks = settings or Settings(), []
-    for member in range(members):
-        own = replace(usual, seed=usual.seed + 1000 * member)
-        learner = Learner(
-            data, modalities, training, validation, folder / f"member-{member}", architecture, own, device
-        )
-        networks.append(learner.run(lambda line, member=member: report(f"member {member}  {line}")))  # type: ignore[misc]
-    return networks
+def probabilities_of(network: ActivityNetwork, data: ActivityData, rows: NDArray[np.integer]) -> NDArray[np.float64]:
+    """Return the probabilities of compounds, `(n, assays)`."""
+    return np.asarray(special.expit(predict(network, data, rows).astype(np.float64)))
 
 
 @dataclass(frozen=True)
@@ -307,30 +282,92 @@ class Parts:
     test: NDArray[np.int64]
 
 
-def divide(data: ActivityData, fold: int, usable: NDArray[np.bool_] | None = None) -> Parts:
-    """Divide compounds by fold: one is judged on, the next one (of the first after the last) validated on.
+def divide(data: ActivityData, fold: int | None, usable: NDArray[np.bool_] | None = None, turn: int = 0) -> Parts:
+    """Divide compounds by fold: one is judged on, another one validated on.
 
     Parameters
     ----------
     data
         Compounds with folds.
     fold
-        The one that is judged on.
+        The one that is judged on; None: none is.
     usable
         `(n,)` compounds that take part; None: all.
+    turn
+        0: the fold after the one that is judged on is validated on (of the first, after the last), 1: the one after
+        that, and so on, round and round among those that are not judged on.
 
     Raises
     ------
     InputError
-        If there is no such fold, or there are fewer than 3.
+        If there is no such fold, or there are too few.
     """
     taking_part = np.ones(len(data), bool) if usable is None else usable
     folds = np.unique(data.folds[data.folds >= 0])
-    if len(folds) < 3:
-        raise InputError(f"There are {len(folds)} folds; one is judged on and one validated on, so take 3 at least.")
-    if fold not in folds:
+    fewest = 2 if fold is None else 3
+    if len(folds) < fewest:
+        judged = "" if fold is None else "one is judged on and "
+        raise InputError(f"There are {len(folds)} folds; {judged}one validated on, so take {fewest} at least.")
+    if fold is not None and fold not in folds:
         raise InputError(f"There is no fold {fold}: there are {', '.join(map(str, folds))}.")
-    held = folds[(int(np.searchsorted(folds, fold)) + 1) % len(folds)]
-    test, validation = data.folds == fold, data.folds == held
+    others = folds if fold is None else np.roll(folds, -1 - int(np.searchsorted(folds, fold)))[:-1]
+    test, validation = data.folds == fold, data.folds == others[turn % len(others)]
     training = (data.folds >= 0) & ~test & ~validation
     return Parts(*(np.flatnonzero(rows & taking_part) for rows in (training, validation, test)))
+
+
+def learn_members(
+    data: ActivityData,
+    modalities: Sequence[str],
+    parts: Sequence[Parts],
+    folder: Path,
+    architecture: Architecture = _USUAL,
+    settings: Settings | None = None,
+    device: str = "cpu",
+    report: Callable[[str], None] = print,
+) -> list[ActivityNetwork]:
+    """Teach an ensemble: a network for each division, from a seed and in a folder of its own; see `Learner`.
+
+    Raises
+    ------
+    InputError
+        As `Learner`, or if there is no member.
+    """
+    if not parts:
+        raise InputError("An ensemble has at least one member.")
+    usual, networks = settings or Settings(), []
+    for member, part in enumerate(parts):
+        own = replace(usual, seed=usual.seed + 1000 * member)
+        learner = Learner(
+            data, modalities, part.training, part.validation, folder / f"member-{member}", architecture, own, device
+        )
+        networks.append(learner.run(lambda line, member=member: report(f"member {member}  {line}")))  # type: ignore[misc]
+    return networks
+
+
+def unseen(
+    data: ActivityData, networks: Sequence[ActivityNetwork], parts: Sequence[Parts]
+) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Predict validation compounds by those members only that did not learn from them.
+
+    Parameters
+    ----------
+    data
+        Compounds.
+    networks, parts
+        Members of an ensemble, and what each learnt from and was validated on.
+
+    Returns
+    -------
+    rows : ndarray of shape (n,)
+        Compounds that some member was validated on, in order.
+    probabilities : ndarray of shape (n, assays)
+        Their mean over members that were.
+    """
+    summed = np.zeros((len(data), len(data.assays)))
+    count = np.zeros(len(data), np.int64)
+    for network, part in zip(networks, parts, strict=True):
+        summed[part.validation] += probabilities_of(network, data, part.validation)
+        count[part.validation] += 1
+    rows = np.flatnonzero(count)
+    return rows, summed[rows] / count[rows, None]

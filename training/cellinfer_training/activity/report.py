@@ -14,10 +14,11 @@ from cellinfer.activity.columns import COMPOUND
 from cellinfer.activity.metrics import AUPRC, AUROC, count_above, score_assays
 from cellinfer.errors import InputError
 from cellinfer.files import durable, json_ready
+from numpy.typing import NDArray
 
 from cellinfer_training.activity.data import ActivityData
 from cellinfer_training.activity.export import Description, export_activity
-from cellinfer_training.activity.learner import Settings, divide, learn_members, predict
+from cellinfer_training.activity.learner import Settings, divide, learn_members, probabilities_of, unseen
 from cellinfer_training.activity.networks import Architecture
 from cellinfer_training.activity.search import search
 from cellinfer_training.loop import prepare
@@ -26,7 +27,7 @@ from cellinfer_training.loop import prepare
 def train_activity(
     data: ActivityData,
     modalities: Sequence[str],
-    fold: int,
+    fold: int | None,
     out: Path,
     architecture: Architecture | None = None,
     settings: Settings | None = None,
@@ -40,14 +41,21 @@ def train_activity(
 ) -> Path:
     """Train and export a model, and judge it on a fold that it has not seen.
 
+    Each member of the ensemble is stopped by another fold than the one before it, and learns from the others, so that
+    all compounds but those that are judged on are learnt from by some member once there are enough of these.
+
     Leaves in `out` the model (`<name>.onnx`, its card and fingerprints), `scores.csv` (a row per assay),
-    `predictions.parquet` and `validation.parquet` (probabilities of the fold that is judged on and of the one that
-    learning was stopped by, the latter for `cellinfer.activity.fusion.learn`), `report.json`, and the runs of members.
+    `predictions.parquet` (probabilities of the fold that is judged on), `validation.parquet` (those of compounds that
+    learning was stopped by, each by members only that did not learn from it, for `cellinfer.activity.fusion.learn`),
+    `report.json`, and the runs of members. Where no fold is judged on there are no predictions, and the scores are
+    those of validation compounds: a little too good, for learning was stopped by them.
 
     Parameters
     ----------
-    data, modalities, fold, members, device
+    data, modalities, fold, device
         See `Learner` and `divide`.
+    members
+        Of the ensemble.
     out
         Folder; a run that is there is continued.
     architecture, settings
@@ -70,33 +78,31 @@ def train_activity(
         If there is nothing to learn from, or to judge on.
     """
     prepare(out, device)
+    if members < 1:
+        raise InputError("An ensemble has at least one member.")
     usable = data.complete(modalities)
-    parts = divide(data, fold, usable)
-    if not len(parts.test):
+    parts = [divide(data, fold, usable, turn) for turn in range(members)]
+    if fold is not None and not len(parts[0].test):
         raise InputError(f"Fold {fold} has no compounds with {', '.join(modalities)} to judge on.")
     chosen, how = architecture or Architecture(), settings or Settings()
     if trials:
         found = search(data, modalities, fold, out / "search", trials, 1, how, device=device, report=report)
         chosen, how = found.architecture, replace(found.settings, seed=how.seed)
-    networks = learn_members(
-        data, modalities, parts.training, parts.validation, out, chosen, how, members, device, report
-    )
-    tables = {}
-    for part, rows in (("validation", parts.validation), ("predictions", parts.test)):
-        logits = np.stack([predict(network, data, rows).astype(np.float64) for network in networks])
-        probabilities = (1 / (1 + np.exp(-logits))).mean(0)
-        tables[part] = probabilities
-        table = pd.DataFrame(probabilities, columns=list(data.assays))
-        table.insert(0, COMPOUND, [data.compounds[row] for row in rows])
-        with durable(out / f"{part}.parquet") as partial:
-            table.to_parquet(partial)
-    scores = score_assays(data.labels[parts.test], tables["predictions"], data.assays)
+    networks = learn_members(data, modalities, parts, out, chosen, how, device, report)
+    judged, probabilities = unseen(data, networks, parts)
+    _write(out / "validation.parquet", data, judged, probabilities)
+    if fold is not None:
+        judged = parts[0].test
+        probabilities = np.mean([probabilities_of(network, data, judged) for network in networks], axis=0)
+        _write(out / "predictions.parquet", data, judged, probabilities)
+    scores = score_assays(data.labels[judged], probabilities, data.assays)
     with durable(out / "scores.csv") as partial:
         scores.to_csv(partial)
     means = {figure: float(scores[figure].mean()) for figure in (AUROC, AUPRC)}
     evaluation = {
         "fold": fold,
-        "compounds": len(parts.test),
+        "judged_on": "validation compounds, which learning was stopped by" if fold is None else f"fold {fold}",
+        "compounds": len(judged),
         "assays": int(scores[AUROC].notna().sum()),
         "mean": means,
         "above": {str(limit): count for limit, count in count_above(scores[AUROC]).items()},
@@ -105,7 +111,7 @@ def train_activity(
     seen = ", ".join(modalities)
     text = f"Hits of {len(data.assays)} assays, predicted from {seen} of compounds."
     path = out / f"{name}.onnx"
-    learnt = np.sort(np.concatenate([parts.training, parts.validation]))
+    learnt = np.unique(np.concatenate([rows for part in parts for rows in (part.training, part.validation)]))
     description = Description(name, text, license, fold, evaluation, facts, standardisation)
     apart = export_activity(networks, data, learnt, description, path)
     left_out = int((~usable & (data.folds >= 0)).sum())
@@ -113,8 +119,15 @@ def train_activity(
     with durable(out / "report.json") as partial:
         partial.write_text(json.dumps(json_ready(summary), indent=2) + "\n", encoding="utf-8")
     report(
-        f"fold {fold}: mean AUROC {means[AUROC]:.3f}, AUPRC {means[AUPRC]:.3f} over "
-        f"{evaluation['assays']} of {len(data.assays)} assays, {len(parts.test)} compounds"
+        f"{evaluation['judged_on']}: mean AUROC {means[AUROC]:.3f}, AUPRC {means[AUPRC]:.3f} over "
+        f"{evaluation['assays']} of {len(data.assays)} assays, {len(judged)} compounds"
         + (f"; {left_out} compounds without a profile were left out" if left_out else "")
     )
     return path
+
+
+def _write(path: Path, data: ActivityData, rows: NDArray[np.integer], probabilities: NDArray[np.float64]) -> None:
+    table = pd.DataFrame(probabilities, columns=list(data.assays))
+    table.insert(0, COMPOUND, [data.compounds[row] for row in rows])
+    with durable(path) as partial:
+        table.to_parquet(partial)

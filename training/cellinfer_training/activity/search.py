@@ -55,7 +55,7 @@ def draw(seed: int, trial: int, settings: Settings, widths: Sequence[int] = WIDT
 def search(
     data: ActivityData,
     modalities: Sequence[str],
-    fold: int,
+    fold: int | None,
     folder: Path,
     trials: int = 10,
     inner: int = 1,
@@ -74,7 +74,7 @@ def search(
     data, modalities, device
         See `Learner`.
     fold
-        The one that is judged on.
+        The one that is judged on; None: none is.
     folder
         Where trials are kept, and `search.csv`.
     trials
@@ -94,9 +94,11 @@ def search(
     usual = settings or Settings()
     usable = data.complete(modalities)
     others = [int(each) for each in np.unique(data.folds[data.folds >= 0]) if each != fold]
-    if trials < 1 or not 1 <= inner <= len(others) or len(others) < 2 or not (data.folds == fold).any():
+    absent = fold is not None and not (data.folds == fold).any()
+    if trials < 1 or not 1 <= inner <= len(others) or len(others) < 2 or absent:
+        judged = "" if fold is None else f"fold {fold} and "
         raise InputError(
-            f"A search needs a trial, fold {fold} and at least two more, and scores on 1 to {len(others)} of these."
+            f"A search needs a trial, {judged}at least two folds, and scores on 1 to {len(others)} of these."
         )
     rows, drawn = [], []
     for trial in range(trials):
