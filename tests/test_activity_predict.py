@@ -175,14 +175,31 @@ def test_every_kind_of_file_gives_the_same(graph: Path, tmp_path: Path, monkeypa
         pd.testing.assert_frame_equal(own, found["csv"].drop(columns="Metadata_SMILES_Original"), atol=1e-6)
 
 
+@pytest.mark.parametrize("how", ["default", "none"])
 def test_processes_change_nothing(
-    graph: Path, molecules: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    graph: Path, molecules: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
 ) -> None:
+    both = exported(tmp_path, "both", ["graph", "morgan"], ["a"], 1)
     monkeypatch.setattr(processes, "WORTHWHILE", 3)
+    monkeypatch.setattr(processes, "_CHUNK", 2)
+    monkeypatch.setattr(prediction, "_PIECE", 4)
     for threads in (1, 2):
-        predict([graph], tmp_path / f"{threads}.parquet", molecules, device="cpu", threads=threads)
+        out = tmp_path / f"{threads}.parquet"
+        predict([graph, both], out, molecules, device="cpu", threads=threads, standardise=how)
     one, other = (pd.read_parquet(tmp_path / f"{threads}.parquet") for threads in (1, 2))
-    pd.testing.assert_frame_equal(one, other, atol=1e-6)
+    pd.testing.assert_frame_equal(one, other, check_exact=True)
+    monkeypatch.setattr(prediction, "_PIECE", 1)  # also one in which nothing can be predicted
+    predict([graph, both], tmp_path / "single.parquet", molecules, device="cpu", standardise=how)
+    pd.testing.assert_frame_equal(pd.read_parquet(tmp_path / "single.parquet"), one, atol=1e-6)
+
+
+def test_what_cannot_be_described_is_told_of(graph: Path, tmp_path: Path) -> None:
+    (tmp_path / "m.smi").write_text("CCO fine\n[513CH4] heavy\nCCN fine too\n")
+    predict([graph], tmp_path / "out.parquet", tmp_path / "m.smi", device="cpu")
+    table = pd.read_parquet(tmp_path / "out.parquet")
+    assert table["Metadata_Status"].tolist() == ["ok", "not described", "ok"]
+    assert "isotope 513" in table["Metadata_Detail"][1]
+    assert table["a"].notna().tolist() == [True, False, True]
 
 
 def test_spreadsheets_run_nothing(graph: Path, molecules: Path, tmp_path: Path) -> None:
@@ -348,7 +365,7 @@ def test_the_command_predicts(graph: Path, painted: Path, molecules: Path, tmp_p
 
 
 def test_ctrl_c_leaves_nothing(graph: Path, molecules: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def stop(self: object, piece: pd.DataFrame) -> None:
+    def stop(self: object, piece: pd.DataFrame, structures: object) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(prediction._Work, "predict", stop)

@@ -1,19 +1,26 @@
-"""Structures standardised in processes: as in this one, in order; and none is left behind."""
+"""Structures read in processes: as in this one, in order; and none is left behind."""
 
 from __future__ import annotations
 
-import pandas as pd
+from dataclasses import replace
+
+import numpy as np
 import pytest
 from cellinfer.activity import processes
-from cellinfer.activity.chemistry import PUBLISHED, Standardisation
+from cellinfer.activity.chemistry import PUBLISHED, Standardisation, fingerprints
+from cellinfer.activity.digests import NOT_DESCRIBED, Digest, Wanted, digest, joined
+from cellinfer.activity.graphs import read_graphs
 from cellinfer.activity.molecules import standardise
-from cellinfer.activity.processes import Standardiser
+from cellinfer.activity.processes import Readers
+from cellinfer.activity.structures import of_digest
 from cellinfer.errors import EngineError
+from rdkit import Chem
 
 from tests.activity_table import DRUGS
-from tests.compounds import compounds
+from tests.compounds import ODD, compounds, shuffled
 
 SMILES = [*DRUGS.values(), "c1ccccc", "", "µ", "[Na+].[Cl-]", *compounds()]
+EVERYTHING = Wanted(graphs=True, fingerprints=((2, 2048), (3, 512)))
 
 
 @pytest.fixture(autouse=True)
@@ -22,38 +29,90 @@ def few_are_enough(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(processes, "_CHUNK", 7)
 
 
+def assert_same(one: Digest, other: Digest) -> None:
+    assert (one.smiles, one.status, one.detail) == (other.smiles, other.status, other.detail)
+    np.testing.assert_array_equal(one.rows, other.rows)
+    assert one.pickles == other.pickles
+    assert one.fingerprints.keys() == other.fingerprints.keys()
+    for kind, packed in one.fingerprints.items():
+        np.testing.assert_array_equal(packed, other.fingerprints[kind])
+
+
 def test_processes_give_what_this_one_does() -> None:
-    with Standardiser(2) as standardiser:
+    with Readers(2) as readers:
         for how in (Standardisation(), PUBLISHED, Standardisation(salts="refuse", largest=12)):
-            pd.testing.assert_frame_equal(standardiser.standardise(SMILES, how), standardise(SMILES, how))
-        pd.testing.assert_frame_equal(standardiser.standardise(SMILES[:3]), standardise(SMILES[:3]))
-        children = list(standardiser._children)
+            wanted = replace(EVERYTHING, how=how)
+            assert_same(readers.begin(SMILES, wanted)(), digest(SMILES, wanted))
+        assert_same(readers.begin(SMILES, Wanted())(), digest(SMILES, Wanted()))
+        both = [readers.begin(some, EVERYTHING) for some in (SMILES[:60], SMILES[50:])]  # one while the other is asked
+        assert_same(both[1](), digest(SMILES[50:], EVERYTHING))
+        assert_same(both[0](), digest(SMILES[:60], EVERYTHING))
+        assert_same(readers.begin(SMILES[:3], EVERYTHING)(), digest(SMILES[:3], EVERYTHING))
+        assert_same(readers.begin([], EVERYTHING)(), digest([], EVERYTHING))
+        children = list(readers._children)
         assert len(children) == 2
     assert [child.returncode for child in children] == [0, 0]
 
 
+def test_a_digest_holds_the_standard_form() -> None:
+    """However a structure was written: what models see is what they see of the standard form."""
+    written = [*(shuffled(text, 1) for text in compounds()[::4]), *SMILES, *ODD, "[513C]"]
+    for how in (Standardisation(), PUBLISHED):
+        found = digest(written, replace(EVERYTHING, how=how))
+        expected = standardise(written, how)
+        assert found.smiles == expected["smiles"].tolist()
+        assert found.detail == expected["detail"].tolist()
+        assert found.status == expected["status"].tolist()
+        assert found.rows.tolist() == np.flatnonzero(expected["status"] == "ok").tolist()
+        structures, unfit = of_digest(found)
+        beyond = written.index("[513C]")
+        assert list(unfit) == [beyond]
+        assert "cannot be described" in unfit[beyond]
+        standard = [found.smiles[row] for row in found.rows if row != beyond]
+        assert list(structures.smiles) == standard
+        for name in ("atoms", "bonds", "ends", "atom_starts", "bond_starts"):
+            assert structures.graphs is not None
+            np.testing.assert_array_equal(getattr(structures.graphs, name), getattr(read_graphs(standard), name))
+        for (radius, bits), packed in structures.fingerprints.items():
+            np.testing.assert_array_equal(packed, fingerprints(standard, radius=radius, bits=bits))
+
+
+def test_a_standard_form_that_cannot_be_read_is_told_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = Chem.MolToSmiles
+    monkeypatch.setattr(Chem, "MolToSmiles", lambda molecule, **how: made(molecule, **how).replace("Br", "X"))
+    found = digest(["CCO", "BrC", "CN"], EVERYTHING)
+    assert found.status == ["ok", NOT_DESCRIBED, "ok"]
+    assert "CX" in found.detail[1]
+    assert found.rows.tolist() == [0, 2]
+
+
+def test_nothing_joined_is_nothing() -> None:
+    assert_same(joined([], EVERYTHING), digest([], EVERYTHING))
+
+
 def test_few_structures_need_no_process() -> None:
-    with Standardiser(2) as standardiser:
-        standardiser.standardise(SMILES[:20])
-        assert not standardiser._children
-    with Standardiser(1) as standardiser:
-        standardiser.standardise(SMILES)
-        assert not standardiser._children
+    with Readers(2) as readers:
+        readers.begin(SMILES[:20], EVERYTHING)()
+        assert not readers._children
+    with Readers(1) as readers:
+        readers.begin(SMILES, EVERYTHING)()
+        assert not readers._children
 
 
 def test_a_process_that_ends_is_told_of() -> None:
-    with pytest.raises(EngineError, match="ended with code"), Standardiser(2) as standardiser:
-        standardiser.standardise(SMILES)
-        for child in standardiser._children:
+    with pytest.raises(EngineError, match="ended with code"), Readers(2) as readers:
+        readers.begin(SMILES, EVERYTHING)()
+        for child in readers._children:
             child.kill()
             child.wait()
-        standardiser.standardise(SMILES)
-    assert not standardiser._children
+        readers.begin(SMILES, EVERYTHING)()
+    assert not readers._children
 
 
 def test_an_interruption_ends_processes() -> None:
-    with pytest.raises(KeyboardInterrupt), Standardiser(2) as standardiser:
-        standardiser.standardise(SMILES)
-        children = list(standardiser._children)
+    with pytest.raises(KeyboardInterrupt), Readers(2) as readers:
+        readers.begin(SMILES, EVERYTHING)()
+        children = list(readers._children)
+        readers.begin(SMILES * 20, EVERYTHING)  # which nobody waits for
         raise KeyboardInterrupt
     assert all(child.returncode is not None for child in children)

@@ -1,26 +1,26 @@
-"""A process that standardises structures.
-
-A line of JSON in, settings and a list of SMILES; one out, a list of SMILES, status and detail.
-"""
+"""A process that reads structures: settings and SMILES come in over standard input, digests go out."""
 
 from __future__ import annotations
 
-import json
+import os
 import sys
 from typing import IO
 
-from cellinfer.activity.chemistry import Standardisation, standardise_one
+from cellinfer.activity.digests import digest
+from cellinfer.streams import receive, send
 
 
-def serve(asked: IO[str], answered: IO[str]) -> None:
-    """Answer every line until there are no more."""
-    for line in asked:
-        how, smiles = json.loads(line)
-        settings = Standardisation(**how)
-        found = [standardise_one(text, settings) for text in smiles]
-        answered.write(json.dumps([[one.smiles, one.status, one.detail] for one in found]) + "\n")
-        answered.flush()
+def serve(inbox: IO[bytes], outbox: IO[bytes]) -> None:
+    """Answer every message until there are no more."""
+    while True:
+        try:
+            smiles, wanted = receive(inbox)
+        except EOFError:
+            return
+        send(outbox, digest(smiles, wanted))
 
 
 if __name__ == "__main__":
-    serve(sys.stdin, sys.stdout)
+    answers = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # whatever prints must not print into the answers
+    serve(sys.stdin.buffer, answers)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -38,6 +39,20 @@ STEREOISOMERS = "stereoisomers made one:"
 _SECOND = 0.5
 """Part of the largest fragment's heavy atoms from which on another, different fragment is no mere counter-ion."""
 _CHUNK = 1_000
+_PROBES = (
+    "[H]C([H])(F)[C@@H](Cl)/C=C/[2H]",
+    "CC(=O)O[Na]",
+    "[Na]C#N.O[Mg]C",
+    "CN(=O)=O",
+    "C[S](=O)C(N)=[NH2+]",
+    "CC[N-][N+]#N",
+    "c1ccn(=O)cc1",
+    "[O-]c1ccccc1C(=O)O",
+    "[Na].OC(=O)CC[S+2]([O-])([O-])C",
+    "C[N+](C)(C)CC([O-])=O.[Cl-].[NH4+]",
+)
+"""What shows whether the steps of `Cleanup` are known: hydrogens, bonds to metals, groups, charges, stereochemistry."""
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,19 +113,37 @@ def standardise_one(smiles: str, how: Standardisation = DEFAULT) -> Structure:
     -------
     Structure
     """
+    return standardise_and_read(smiles, how)[0]
+
+
+def standardise_and_read(smiles: str, how: Standardisation = DEFAULT) -> tuple[Structure, Any]:
+    """Bring a structure into its standard form, and hand on RDKit's molecule if it was written in that form.
+
+    Parameters
+    ----------
+    smiles, how
+        See `standardise_one`.
+
+    Returns
+    -------
+    structure : Structure
+    molecule
+        What RDKit reads from the standard form, if that is what was written; None where it is to be read yet (`read`).
+    """
     text = smiles.strip()
     if not text:
-        return Structure(None, "empty")
+        return Structure(None, "empty"), None
     if len(text) > _LONGEST:
-        return Structure(None, "too large", f"{len(text):,} characters")
+        return Structure(None, "too large", f"{len(text):,} characters"), None
     with rdBase.BlockLogs():
         try:
             molecule = Chem.MolFromSmiles(text)
             if molecule is None:
-                return Structure(None, "invalid SMILES", _problem(text))
-            return _standard(molecule, how)
+                return Structure(None, "invalid SMILES", _problem(text)), None
+            structure = _standard(molecule, how)
+            return structure, molecule if structure.smiles == text else None
         except (ValueError, RuntimeError) as error:  # sanitisation of a changed structure: RDKit's own classes
-            return Structure(None, "not standardised", str(error).strip().splitlines()[0][:200])
+            return Structure(None, "not standardised", str(error).strip().splitlines()[0][:200]), None
 
 
 def _problem(smiles: str) -> str:
@@ -126,7 +159,7 @@ def _standard(molecule: Any, how: Standardisation) -> Structure:
     if how.refuse and (wrong := _unfit(molecule, how)) is not None:
         return wrong
     if how.cleanup:
-        molecule = rdMolStandardize.Cleanup(molecule)
+        molecule = _cleaned(molecule)
     taken_off = ""
     if how.salts != "keep" and len(Chem.GetMolFrags(molecule)) > 1:
         fragments = Chem.GetMolFrags(molecule, asMols=True)
@@ -148,9 +181,53 @@ def _standard(molecule: Any, how: Standardisation) -> Structure:
     if how.refuse:
         if metals := _bonded_metals(molecule):
             return Structure(None, "metal", metals)
-        if not any(atom.GetAtomicNum() == 6 for atom in molecule.GetAtoms()):
+        if not _has(molecule, "[#6]"):
             return Structure(None, "no carbon", Chem.MolToSmiles(molecule)[:200])
     return Structure(Chem.MolToSmiles(molecule), "ok", taken_off)
+
+
+def _has(molecule: Any, pattern: str) -> bool:
+    """Tell whether a molecule has an atom of a pattern; asking atom by atom takes ten times as long."""
+    return bool(molecule.HasSubstructMatch(_pattern(pattern)))
+
+
+@cache
+def _pattern(smarts: str) -> Any:
+    return Chem.MolFromSmarts(smarts)
+
+
+def _cleaned(molecule: Any) -> Any:
+    """Do what RDKit's `Cleanup` does, which makes its rules anew for every molecule: half of its time."""
+    if not _steps_are_known():
+        return rdMolStandardize.Cleanup(molecule)
+    return _cleaned_by_steps(molecule)
+
+
+def _cleaned_by_steps(molecule: Any) -> Any:
+    """Take the steps of `Cleanup` (`cleanupInPlace` in RDKit's MolStandardize.cpp) with rules that were made once."""
+    disconnector, normalizer, reionizer = _rules()
+    cleaned = Chem.RemoveHs(molecule)
+    disconnector.DisconnectInPlace(cleaned)
+    normalizer.normalizeInPlace(cleaned)
+    reionizer.reionizeInPlace(cleaned)
+    Chem.AssignStereochemistry(cleaned, cleanIt=True, force=True)
+    return cleaned
+
+
+@cache
+def _rules() -> tuple[Any, Any, Any]:
+    return rdMolStandardize.MetalDisconnector(), rdMolStandardize.Normalizer(), rdMolStandardize.Reionizer()
+
+
+@cache
+def _steps_are_known() -> bool:
+    """Tell whether the steps give what `Cleanup` of this version of RDKit gives, with molecules that need each step."""
+    with rdBase.BlockLogs():
+        molecules = [Chem.MolFromSmiles(text) for text in _PROBES]
+        same = all(_cleaned_by_steps(one).ToBinary() == rdMolStandardize.Cleanup(one).ToBinary() for one in molecules)
+    if not same:
+        _log.warning("RDKit %s cleans molecules up in other steps than those known: it takes longer", version())
+    return same
 
 
 @cache
@@ -162,7 +239,7 @@ def _uncharger() -> Any:
 def _unfit(molecule: Any, how: Standardisation) -> Structure | None:
     if (atoms := molecule.GetNumHeavyAtoms()) > how.largest:
         return Structure(None, "too large", f"{atoms:,} heavy atoms, {how.largest:,} allowed")
-    if any(atom.GetAtomicNum() == 0 for atom in molecule.GetAtoms()):
+    if _has(molecule, "[#0]"):
         return Structure(None, "invalid SMILES", "it has a wildcard (*)")
     if metals := _bonded_metals(molecule, _OF_SALTS):
         return Structure(None, "metal", metals)
@@ -171,7 +248,10 @@ def _unfit(molecule: Any, how: Standardisation) -> Structure | None:
 
 def _bonded_metals(molecule: Any, but: frozenset[int] = frozenset()) -> str:
     """Name the metals that are bonded to something; single ions are counter-ions."""
-    atoms = [atom for atom in molecule.GetAtoms() if atom.GetAtomicNum() not in _NO_METALS | but and atom.GetDegree()]
+    others = _NO_METALS | but
+    if not _has(molecule, f"[{'&'.join(f'!#{number}' for number in sorted(others))}&!D0]"):
+        return ""
+    atoms = [atom for atom in molecule.GetAtoms() if atom.GetAtomicNum() not in others and atom.GetDegree()]
     return ", ".join(sorted({str(atom.GetSymbol()) for atom in atoms}))
 
 
@@ -307,7 +387,7 @@ def morgan_fingerprints(
     with rdBase.BlockLogs():
         vectors = generator.GetFingerprints(molecules, numThreads=threads or os.cpu_count() or 1)
     binary = b"".join(DataStructs.BitVectToBinaryText(vector) for vector in vectors)
-    return np.frombuffer(binary, "<u8").reshape(len(molecules), -1).astype(np.uint64)
+    return np.frombuffer(binary, "<u8").reshape(len(molecules), bits // 64).astype(np.uint64)
 
 
 def pains(

@@ -212,42 +212,72 @@ def read_graphs(smiles: Iterable[str]) -> MoleculeGraphs:
 def molecule_graphs(molecules: Iterable[Any]) -> MoleculeGraphs:
     """Turn RDKit molecules into graphs.
 
-    They are read from RDKit's pickles where these are understood (`cellinfer_kernels.molpickles`), else atom by atom.
-
     Raises
     ------
     InputError
         If one has no atoms, or an atom that cannot be described.
     """
-    waiting = list(molecules)
-    empty = next((number for number, each in enumerate(waiting, 1) if not each.GetNumAtoms()), None)
-    if empty is not None:
-        raise InputError(f"Molecule {empty} has no atoms: leave it out.")
-    pieces = [_graphs_of(waiting[start : start + _CHUNK]) for start in range(0, len(waiting), _CHUNK)]
-    return _joined(pieces)
-
-
-def _graphs_of(molecules: Sequence[Any]) -> MoleculeGraphs:
-    if not _pickles_are_known():
-        return graphs_by_atoms(molecules)
-    graphs, known = _graphs_by_pickles(molecules)
-    for row in np.flatnonzero(~known):
-        one = graphs_by_atoms([molecules[int(row)]])
-        graphs.atoms[graphs.atom_starts[row] : graphs.atom_starts[row + 1]] = one.atoms
-        graphs.bonds[graphs.bond_starts[row] : graphs.bond_starts[row + 1]] = one.bonds
-        graphs.ends[graphs.bond_starts[row] : graphs.bond_starts[row + 1]] = one.ends
+    graphs, unfit = graphs_of_pickles([molecule.ToBinary(0) for molecule in molecules])
+    for problem in unfit.values():
+        raise InputError(problem)
     return graphs
 
 
-def _graphs_by_pickles(molecules: Sequence[Any]) -> tuple[MoleculeGraphs, NDArray[np.bool_]]:
+def graphs_of_pickles(pickles: Sequence[bytes]) -> tuple[MoleculeGraphs, dict[int, str]]:
+    """Turn molecules as RDKit pickles them (`Mol.ToBinary(0)`) into graphs.
+
+    They are read at once where the pickles are understood (`cellinfer_kernels.molpickles`), else atom by atom.
+
+    Returns
+    -------
+    graphs : MoleculeGraphs
+        Of those that can be described.
+    unfit : dict
+        Row of each one that cannot be -> why: it has no atoms, or one that cannot be described.
+    """
+    pieces: list[MoleculeGraphs] = []
+    unfit: dict[int, str] = {}
+    for start in range(0, len(pickles), _CHUNK):
+        graphs, problems = _graphs_of(pickles[start : start + _CHUNK])
+        pieces.append(graphs)
+        unfit |= {start + row: problem for row, problem in problems.items()}
+    return _joined(pieces), unfit
+
+
+def _graphs_of(pickles: Sequence[bytes]) -> tuple[MoleculeGraphs, dict[int, str]]:
+    if not _pickles_are_known():
+        found = [_graph_of(pickle) for pickle in pickles]
+        unfit = {row: each for row, each in enumerate(found) if isinstance(each, str)}
+        return _joined([each for each in found if not isinstance(each, str)]), unfit
+    graphs, known = _graphs_by_pickles(pickles)
+    unfit = {}
+    for row in np.flatnonzero(~known).tolist():
+        one = _graph_of(pickles[row])
+        if isinstance(one, str):
+            unfit[row] = one
+            continue
+        graphs.atoms[graphs.atom_starts[row] : graphs.atom_starts[row + 1]] = one.atoms
+        graphs.bonds[graphs.bond_starts[row] : graphs.bond_starts[row + 1]] = one.bonds
+        graphs.ends[graphs.bond_starts[row] : graphs.bond_starts[row + 1]] = one.ends
+    return (graphs.take([row for row in range(len(pickles)) if row not in unfit]) if unfit else graphs), unfit
+
+
+def _graph_of(pickle: bytes) -> MoleculeGraphs | str:
+    """Read a molecule atom by atom; where that cannot be, return why."""
+    try:
+        return graphs_by_atoms([Chem.Mol(pickle)])
+    except InputError as error:
+        return str(error)
+
+
+def _graphs_by_pickles(pickles: Sequence[bytes]) -> tuple[MoleculeGraphs, NDArray[np.bool_]]:
     """Return graphs, and which molecules the pickles of say all."""
-    pickles = [molecule.ToBinary(0) for molecule in molecules]
     starts = np.concatenate([[0], np.cumsum([len(each) for each in pickles])]).astype(np.int64)
     found = read_pickles(np.frombuffer(b"".join(pickles), np.uint8), starts)
     values = found.atoms.copy()
     values[:, 3] += 64
     strange = ((values < 0) | (values >= _RADICES)).any(axis=1)
-    known = found.known.copy()
+    known = found.known & (np.diff(found.atom_starts) > 0)
     known[np.unique(np.searchsorted(found.atom_starts, np.flatnonzero(strange), side="right") - 1)] = False
     weights = np.append(np.cumprod(_RADICES[:0:-1])[::-1], 1)  # of digits from the highest down
     kind = np.select([found.bonds[:, 0] == each for each in (1, 2, 3, 12)], [1, 2, 3, 4], 0)
@@ -262,7 +292,7 @@ def _pickles_are_known() -> bool:
     molecules = [Chem.MolFromSmiles(text) for text in _PROBES]
     version = pickle_version(molecules[0].ToBinary(0))
     if version[0] == _PICKLE:
-        read, known = _graphs_by_pickles(molecules)
+        read, known = _graphs_by_pickles([molecule.ToBinary(0) for molecule in molecules])
         expected = graphs_by_atoms(molecules)
         if known.all() and all(
             np.array_equal(getattr(read, each.name), getattr(expected, each.name)) for each in fields(expected)
@@ -317,7 +347,7 @@ def graphs_by_atoms(molecules: Iterable[Any]) -> MoleculeGraphs:
             ends += (bond.GetBeginAtomIdx(), bond.GetEndAtomIdx())
             bonds.append(_bond_code(bond.GetBondType(), bond.GetIsConjugated(), bond.IsInRing(), bond.GetStereo()))
         if len(atoms) == atom_starts[-1]:
-            raise InputError(f"Molecule {len(atom_starts)} has no atoms: leave it out.")
+            raise InputError("A molecule has no atoms: leave it out.")
         atom_starts.append(len(atoms))
         bond_starts.append(len(bonds))
     return MoleculeGraphs(

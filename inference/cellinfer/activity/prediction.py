@@ -10,8 +10,8 @@ from __future__ import annotations
 import datetime
 import gzip
 import json
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, get_args
@@ -36,8 +36,9 @@ from cellinfer.settings import with_options
 if TYPE_CHECKING:
     from cellinfer.activity.applicability import Domain
     from cellinfer.activity.chemistry import Progress, Standardisation
+    from cellinfer.activity.digests import Digest, Wanted
     from cellinfer.activity.molecules import MoleculeFile
-    from cellinfer.activity.processes import Standardiser
+    from cellinfer.activity.processes import Readers
     from cellinfer.activity.structures import Structures
 
 __all__ = ["FUSIONS", "PredictResult", "PredictSettings", "Profiles", "predict", "read_profiles"]
@@ -177,8 +178,8 @@ def predict(
     beside = table.with_suffix(".json")
     done, total = 0, work.count()
     with growing_table(table) as append, work:
-        for piece in work.pieces():
-            append(work.predict(piece))
+        for piece, structures in work.pieces():
+            append(work.predict(piece, structures))
             done += len(piece)
             if progress is not None:
                 progress("compounds", done, max(done, total))
@@ -344,15 +345,15 @@ class _Work:
         self.assays = list(dict.fromkeys(assay for model in models.values() for assay in model.card.assays))
         self._check_columns()
         self.file: MoleculeFile | None = None
-        self.standardiser: Standardiser | None = None
+        self.readers: Readers | None = None
         self.statuses: Counter[str] = Counter()
         self.domains: Counter[str] = Counter()
         self.unjoined = 0
         if molecules is not None:
             from cellinfer.activity.molecules import open_molecules
-            from cellinfer.activity.processes import Standardiser
+            from cellinfer.activity.processes import Readers
 
-            self.standardiser = Standardiser(settings.threads or available_cores())
+            self.readers = Readers(settings.threads or available_cores())
             self.file = open_molecules(molecules, smiles=settings.smiles, identifier=settings.identifier)
         elif structural := [model.card.name for model in models.values() if _sees_structures(model)]:
             raise InputError(
@@ -366,16 +367,17 @@ class _Work:
         self.notes: list[str] = []
         self.how = {} if self.file is None else {name: self._standardisation(one) for name, one in self.models.items()}
         self.known = {} if self.file is None else self._domains()
+        self.wanted = {} if self.file is None else self._wanted()
         self._note()
 
     def __enter__(self) -> Self:
-        """Return itself; processes that standardise structures end with the block."""
+        """Return itself; processes that read structures end with the block."""
         return self
 
     def __exit__(self, *failure: Any) -> None:
         """End these processes."""
-        if self.standardiser is not None:
-            self.standardiser.__exit__(*failure)
+        if self.readers is not None:
+            self.readers.__exit__(*failure)
 
     @property
     def source(self) -> Path:
@@ -386,19 +388,28 @@ class _Work:
         """Return about how many compounds there are, for a bar."""
         return len(self.names) if self.file is None else _count_rows(self.file)
 
-    def pieces(self) -> Iterator[pd.DataFrame]:
-        """Yield compounds: `row`, `id`, `SMILES`."""
-        if self.file is not None:
-            yield from self.file.pieces(rows=_PIECE)
-            return
-        for start in range(0, len(self.names), _PIECE):
-            some = self.names[start : start + _PIECE]
-            rows = np.arange(start + 1, start + 1 + len(some))
-            yield pd.DataFrame({"row": rows, "id": some.to_numpy(object), "SMILES": None})
+    def pieces(self) -> Iterator[tuple[pd.DataFrame, dict[Standardisation, _Described]]]:
+        """Yield compounds (`row`, `id`, `SMILES`) and their structures in each standard form that models ask for.
 
-    def predict(self, piece: pd.DataFrame) -> pd.DataFrame:
+        Structures of the next compounds are read while these are predicted.
+        """
+        if self.file is None or self.readers is None:
+            for start in range(0, len(self.names), _PIECE):
+                some = self.names[start : start + _PIECE]
+                rows = np.arange(start + 1, start + 1 + len(some))
+                yield pd.DataFrame({"row": rows, "id": some.to_numpy(object), "SMILES": None}), {}
+            return
+        begun: deque[tuple[pd.DataFrame, dict[Standardisation, Callable[[], Digest]]]] = deque()
+        for piece in self.file.pieces(rows=_PIECE):
+            smiles = piece["SMILES"].tolist()
+            begun.append((piece, {how: self.readers.begin(smiles, each) for how, each in self.wanted.items()}))
+            if len(begun) > 1:
+                yield _finished(*begun.popleft())
+        while begun:
+            yield _finished(*begun.popleft())
+
+    def predict(self, piece: pd.DataFrame, structures: Mapping[Standardisation, _Described]) -> pd.DataFrame:
         """Return the rows of the table for some compounds."""
-        structures = self._structures(piece)
         shape = (len(self.models), len(piece), len(self.assays))
         probability, spread = np.full(shape, np.nan, np.float32), np.full(shape, np.nan, np.float32)
         reasons = []
@@ -538,18 +549,18 @@ class _Work:
             tables[name] = pd.DataFrame(values, columns=list(features))
         return tables
 
-    def _structures(self, piece: pd.DataFrame) -> dict[Standardisation, _Described]:
-        """Describe structures, for each standard form that models ask for once."""
-        if self.standardiser is None:
-            return {}
-        kinds: dict[Standardisation, tuple[bool, set[tuple[int, int]]]] = {}
+    def _wanted(self) -> dict[Standardisation, Wanted]:
+        """Return what models need of structures in each standard form, so that each is read once."""
+        from cellinfer.activity.digests import Wanted
+
+        wanted: dict[Standardisation, Wanted] = {}
         for name, model in self.models.items():
-            graph, morgan = kinds.get(self.how[name], (False, set()))
-            if "morgan" in model.card.modalities or name in self.known:
-                morgan = morgan | {model.card.morgan}
-            kinds[self.how[name]] = graph or "graph" in model.card.modalities, morgan
-        smiles, standardise = piece["SMILES"].tolist(), self.standardiser.standardise
-        return {how: _described(standardise(smiles, how), *asked) for how, asked in kinds.items()}
+            how, card = self.how[name], model.card
+            before = wanted.get(how, Wanted(how))
+            morgan = {card.morgan} if "morgan" in card.modalities or name in self.known else set()
+            graphs = before.graphs or "graph" in card.modalities
+            wanted[how] = Wanted(how, graphs, tuple(sorted({*before.fingerprints, *morgan})))
+        return wanted
 
     def _table(
         self,
@@ -634,27 +645,26 @@ class _Described:
     described: Structures
 
 
-def _described(table: pd.DataFrame, graphs: bool, morgan: set[tuple[int, int]]) -> _Described:
-    """Describe those structures, in their standard form, that there are."""
-    from cellinfer.activity.structures import describe
+def _finished(
+    piece: pd.DataFrame, begun: Mapping[Standardisation, Callable[[], Digest]]
+) -> tuple[pd.DataFrame, dict[Standardisation, _Described]]:
+    """Wait for the structures of a piece."""
+    return piece, {how: _described(digest()) for how, digest in begun.items()}
 
-    smiles, reasons, details = (table[name].tolist() for name in ("smiles", "status", "detail"))
+
+def _described(digest: Digest) -> _Described:
+    """Describe those structures, in their standard form, that can be described."""
+    from cellinfer.activity.digests import NOT_DESCRIBED
+    from cellinfer.activity.structures import of_digest
+
+    described, unfit = of_digest(digest)
+    reasons, details = list(digest.status), list(digest.detail)
+    for row, problem in unfit.items():
+        reasons[row], details[row] = NOT_DESCRIBED, problem
+    place = np.full(len(reasons), -1, np.int64)
     good = [row for row, reason in enumerate(reasons) if reason == "ok"]
-    try:
-        described = describe([smiles[row] for row in good], graphs=graphs, fingerprints=morgan)
-    except InputError:  # one of them cannot be described: say which
-        fit = []
-        for row in good:
-            try:
-                describe([smiles[row]], graphs=graphs, fingerprints=morgan)
-                fit.append(row)
-            except InputError as error:
-                reasons[row], details[row] = "not described", str(error)
-        good = fit
-        described = describe([smiles[row] for row in good], graphs=graphs, fingerprints=morgan)
-    place = np.full(len(smiles), -1, np.int64)
     place[good] = np.arange(len(good))
-    return _Described(smiles, reasons, details, place, described)
+    return _Described(digest.smiles, reasons, details, place, described)
 
 
 def _usable(

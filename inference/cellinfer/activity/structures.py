@@ -1,4 +1,4 @@
-"""Structures as models see them: each read once by RDKit, and described in every way that is asked for."""
+"""Structures as models see them, described in every way that is asked for."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cellinfer.activity.chemistry import morgan_fingerprints, read
-from cellinfer.activity.graphs import MoleculeGraphs, molecule_graphs
+from cellinfer.activity.digests import Digest
+from cellinfer.activity.graphs import MoleculeGraphs, graphs_of_pickles, molecule_graphs
 
-__all__ = ["Structures", "describe"]
+__all__ = ["Structures", "describe", "of_digest"]
 
 
 @dataclass(frozen=True)
@@ -74,3 +75,24 @@ def describe(
         molecule_graphs(molecules) if graphs else None,
         {kind: morgan_fingerprints(molecules, *kind) for kind in fingerprints},
     )
+
+
+def of_digest(digest: Digest) -> tuple[Structures, dict[int, str]]:
+    """Describe the structures of a digest that are `ok`.
+
+    Returns
+    -------
+    structures : Structures
+        Those that can be described, in order.
+    unfit : dict
+        Row of the digest of each other one -> why it cannot be.
+    """
+    graphs, problems = graphs_of_pickles(digest.pickles) if digest.pickles else (None, {})
+    fit = np.array([place for place in range(len(digest.rows)) if place not in problems], np.int64)
+    standard = [digest.smiles[row] for row in digest.rows[fit]]
+    assert all(text is not None for text in standard)
+    return Structures(
+        tuple(text for text in standard if text is not None),
+        graphs,
+        {kind: packed[fit] for kind, packed in digest.fingerprints.items()},
+    ), {int(digest.rows[place]): problem for place, problem in problems.items()}

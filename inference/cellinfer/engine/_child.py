@@ -12,9 +12,10 @@ from typing import IO
 from cellinfer.engine._job import Job, Outcome, Worker
 from cellinfer.engine._memory import reuse_freed_memory
 from cellinfer.engine._plan import Plan
-from cellinfer.engine._processes import Ready, Stop, receive, send
+from cellinfer.engine._processes import Ready, Stop
 from cellinfer.engine._threads import Threads
 from cellinfer.plate import Field
+from cellinfer.streams import receive, send
 
 
 def main() -> None:

@@ -8,16 +8,14 @@ work; another is started in its place.
 from __future__ import annotations
 
 import os
-import pickle
 import queue
-import struct
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import IO, Any
+from typing import Any
 
 from cellinfer.engine._job import Job, Outcome
 from cellinfer.engine._plan import Plan
@@ -25,8 +23,8 @@ from cellinfer.engine._threads import Lost
 from cellinfer.errors import EngineError
 from cellinfer.journal import field_name
 from cellinfer.plate import Field
+from cellinfer.streams import receive, send
 
-_LENGTH = struct.Struct("<Q")
 _STILLBORN = 3
 """Processes in a row that may die before they take a field."""
 
@@ -37,33 +35,6 @@ class Ready:
 
 class Stop:
     """Sent to a process that shall finish what it has in work and end."""
-
-
-def send(stream: IO[bytes], message: Any) -> None:
-    """Write one message to a stream."""
-    content = pickle.dumps(message, protocol=pickle.HIGHEST_PROTOCOL)
-    stream.write(_LENGTH.pack(len(content)) + content)
-    stream.flush()
-
-
-def receive(stream: IO[bytes]) -> Any:
-    """Read one message from a stream.
-
-    Only ever from the streams of a process that this one has started, or was started by.
-
-    Raises
-    ------
-    EOFError
-        If the other end is gone.
-    """
-    start = stream.read(_LENGTH.size)
-    if len(start) < _LENGTH.size:
-        raise EOFError
-    (length,) = _LENGTH.unpack(start)
-    content = stream.read(length)
-    if len(content) < length:
-        raise EOFError
-    return pickle.loads(content)  # noqa: S301
 
 
 @dataclass
