@@ -423,6 +423,8 @@ def test_baselines_learn_what_was_tested(data: ActivityData, kind: str) -> None:
     without = fit_baseline(kind, blanked, parts.training).predict(blanked, parts.test)
     np.testing.assert_array_equal(without[:, 0], found[:, 0])
     assert np.isnan(without[:, 1]).all()
+    chosen = fit_baseline(kind, data, parts.training[:40], parts.validation).predict(data, parts.test)
+    assert auroc(data.labels[parts.test], chosen)[0] > 0.9
     with pytest.raises(InputError, match="no baseline"):
         fit_baseline("guess", data, parts.training)  # type: ignore[arg-type]
 

@@ -297,7 +297,7 @@ def activity(
     layers: Annotated[int, typer.Option(help="Hidden layers behind what is seen; 0: logistic regression.")] = 1,
     dropout: Annotated[float, typer.Option(help="Part that is dropped while learning.")] = 0.0,
     rate: Annotated[float, typer.Option(help="Largest learning rate.")] = 1e-3,
-    decay: Annotated[float, typer.Option(help="Of weights.")] = 0.0,
+    decay: Annotated[float, typer.Option(help="Penalty on squared weights; 0.0003 suits fingerprints.")] = 0.0,
     balance: Annotated[bool, typer.Option(help="Let hits of an assay count as much as its inactives.")] = False,
     trials: Annotated[
         int, typer.Option("--search", help="Trials of a search for sizes and rates, inside the other folds.")

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 import numpy as np
+from cellinfer.activity.metrics import mean_auroc
 from cellinfer.errors import InputError
 from numpy.typing import NDArray
 
@@ -13,6 +14,8 @@ from cellinfer_training.activity.data import ActivityData
 from cellinfer_training.activity.networks import MORGAN
 
 Kind = Literal["logistic", "boosting"]
+STRENGTHS = (0.01, 0.03, 0.1, 0.3, 1.0)
+"""Of logistic regression (scikit-learn's C)."""
 
 
 @dataclass(frozen=True)
@@ -37,18 +40,26 @@ class Baseline:
 
 
 def fit_baseline(
-    kind: Kind, data: ActivityData, rows: NDArray[np.integer], balance: bool = True, seed: int = 0
+    kind: Kind,
+    data: ActivityData,
+    training: NDArray[np.integer],
+    validation: NDArray[np.integer] | None = None,
+    seed: int = 0,
 ) -> Baseline:
-    """Fit logistic regression (C = 1) or gradient boosting (histograms), each assay on what was tested in it.
+    """Fit logistic regression or gradient boosting (histograms), each assay on what was tested in it.
+
+    Hits count as much as inactives in boosting. How strong logistic regression is held back matters more than anything
+    else about it: with validation compounds, the best of `STRENGTHS` by mean AUROC there is taken for all assays, and
+    the classifiers learn from both parts.
 
     Parameters
     ----------
     kind
         `logistic` or `boosting`.
-    data, rows
+    data, training
         Compounds, and those that are learnt from.
-    balance
-        Whether hits count as much as inactives.
+    validation
+        Further ones to choose by, and to learn from then.
     seed
         Of what is random.
 
@@ -59,6 +70,19 @@ def fit_baseline(
     """
     if kind not in get_args(Kind):
         raise InputError(f"There is no baseline {kind!r}: choose {', '.join(get_args(Kind))}.")
+    if validation is None:
+        return _fit(data, training, _classifier(kind, 1.0, seed))
+    strength = 1.0
+    if kind == "logistic":
+        tried = [_fit(data, training, _classifier(kind, each, seed)).predict(data, validation) for each in STRENGTHS]
+        areas = [mean_auroc(data.labels[validation], np.nan_to_num(found)) for found in tried]
+        strength = STRENGTHS[int(np.nanargmax(areas))] if np.isfinite(areas).any() else 1.0
+    return _fit(data, np.concatenate([training, validation]), _classifier(kind, strength, seed))
+
+
+def _fit(data: ActivityData, rows: NDArray[np.integer], classifier: Any) -> Baseline:
+    from sklearn.base import clone
+
     bits = data.inputs(rows, [MORGAN], 1)[MORGAN]
     classifiers: list[Any] = []
     for labels in data.labels[rows].T:
@@ -66,15 +90,16 @@ def fit_baseline(
         if len(np.unique(labels[tested])) < 2:
             classifiers.append(float(labels[tested].mean()) if tested.any() else np.nan)
         else:
-            classifiers.append(_classifier(kind, balance, seed).fit(bits[tested], labels[tested]))
+            classifiers.append(clone(classifier).fit(bits[tested], labels[tested]))
     return Baseline(tuple(classifiers))
 
 
-def _classifier(kind: Kind, balance: bool, seed: int) -> Any:
+def _classifier(kind: Kind, strength: float, seed: int) -> Any:
     from sklearn.ensemble import HistGradientBoostingClassifier
     from sklearn.linear_model import LogisticRegression
 
-    weight = "balanced" if balance else None
     if kind == "logistic":
-        return LogisticRegression(C=1.0, max_iter=2000, class_weight=weight, random_state=seed)
-    return HistGradientBoostingClassifier(class_weight=weight, random_state=seed)
+        return LogisticRegression(C=strength, max_iter=2000, random_state=seed)
+    return HistGradientBoostingClassifier(
+        class_weight="balanced", max_bins=2, random_state=seed
+    )  # bits have two values

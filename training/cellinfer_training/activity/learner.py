@@ -46,7 +46,7 @@ class Settings:
     warm_up
         Epochs.
     decay
-        Of weights, apart from their gradient.
+        Half of this times the squared weights is added to the loss. It holds back what rare substructures say.
     patience
         Epochs without a better prediction of validation compounds after which learning stops; 0: never.
     balance
@@ -134,7 +134,7 @@ class Learner:
         self.network = self.network.to(self.device)
         weights = hit_weights(data.labels[self.training]) if settings.balance else None
         self._weights = None if weights is None else torch.from_numpy(weights).to(self.device)
-        self.optimiser = torch.optim.AdamW(self.network.parameters(), settings.rate, weight_decay=settings.decay)
+        self.optimiser = torch.optim.Adam(self.network.parameters(), settings.rate, weight_decay=settings.decay)
         self.epoch, self.best, self.best_epoch = 0, -math.inf, 0
         self.log: list[dict[str, float]] = []
         self._best_state = copy.deepcopy(self.network.state_dict())
