@@ -32,6 +32,8 @@ FAULTS = [
     ("N[Pt](N)(Cl)Cl", "metal", "Pt"),
     ("C[Hg]C", "metal", "Hg"),
     ("CC(=O)Oc1ccccc1C(=O)O.CC(C)NCC(O)COc1cccc2ccccc12", "mixture", "also"),
+    ("[Fe+2].c1cc[cH-]c1.c1cc[cH-]c1", "not standardised", "c1cccc1, which is no structure"),  # a metallocene
+    ("CCOC(=O)[N-]c1c[n+](N2CCOCC2)no1", "not standardised", "no structure"),  # molsidomine, a sydnonimine
 ]
 
 
@@ -161,6 +163,14 @@ def test_files_that_cannot_be_used_are_refused(
     path.write_bytes(content.encode() if isinstance(content, str) else content)
     with pytest.raises(InputError, match=says):
         everything(path, **options)
+
+
+@pytest.mark.parametrize(("content", "name"), [("smiles,row\nCC,1\n", "row"), ("smiles,name,id\nCC,x,1\n", "id")])
+def test_names_that_are_taken_are_refused(content: str, name: str, tmp_path: Path) -> None:
+    (tmp_path / "table.csv").write_text(content)
+    options = {"identifier": "name"} if name == "id" else {}
+    with pytest.raises(InputError, match=f"a column '{name}', which is no name for an assay"):
+        list(open_molecules(tmp_path / "table.csv", **options).pieces([name]))
 
 
 def test_other_files_are_refused(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import shutil
 from collections.abc import Sequence
@@ -346,6 +347,31 @@ def test_what_cannot_be_predicted_is_refused(graph: Path, painted: Path, molecul
     with pytest.raises(InputError, match="has no compounds"):
         predict([graph], out, tmp_path / "none.smi")
     assert out.read_bytes() == before
+
+
+def test_profiles_come_as_they_come(painted: Path, tmp_path: Path) -> None:
+    table, out = profiles_of(["007", "7", "x"]), tmp_path / "out.csv"
+    table.loc[1, "Cells_0"] = np.nan
+    table["Cells_3"] = [1.0, 2.0, 1e300]
+    wells = tmp_path / "wells.csv"
+    found = []
+    for separator, end in ((",", "\n"), (";", "\r\n"), ("\t", "\n")):
+        wells.write_bytes(b"\xef\xbb\xbf" + table.to_csv(index=False, sep=separator, lineterminator=end).encode())
+        result = predict([painted], out, profiles={"": wells}, device="cpu", threads=1)
+        found.append(out.read_bytes())
+        said = " ".join(result.notes)
+        assert "1 values of" in said and "are infinite" in said and "2 of 18 values of" in said
+    assert len(set(found)) == 1
+    assert pd.read_csv(out, dtype=str)["Metadata_Compound"].tolist() == ["007", "7", "x"]
+    with pytest.raises(InputError, match="would be written over"):
+        predict([painted], wells, profiles={"": wells})
+    broken = bytearray(gzip.compress(wells.read_bytes() * 9))
+    broken[len(broken) // 2 : len(broken) // 2 + 20] = b"\xff" * 20
+    (tmp_path / "broken.csv.gz").write_bytes(broken)
+    wells.write_text(wells.read_text() + "1,2,3,4,5,6,7,8,9,10,11,12\n".replace(",", "\t"))
+    for name in ("broken.csv.gz", "wells.csv"):
+        with pytest.raises(InputError, match="cannot be read"):
+            predict([painted], out, profiles={"": tmp_path / name})
 
 
 def test_the_command_predicts(graph: Path, painted: Path, molecules: Path, tmp_path: Path) -> None:

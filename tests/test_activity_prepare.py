@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from cellinfer.activity import chemistry, filters
+from cellinfer.activity import chemistry, filters, processes
 from cellinfer.activity.columns import COMPOUND, GIVEN, ROW, ROWS, SCAFFOLD, SMILES
 from cellinfer.activity.prepare import assay_columns, prepare
 from cellinfer.cli import app
@@ -60,6 +60,15 @@ def test_faults_of_structures_are_listed(tmp_path: Path) -> None:
         "counter-ions and solvents taken off": 1,
         "stereoisomers made one": 0,
     }
+
+
+def test_processes_change_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    table = write(drug_table(), tmp_path)
+    alone = prepare(table, skip=KEEP, threads=1)
+    monkeypatch.setattr(processes, "WORTHWHILE", 1)
+    several = prepare(table, skip=KEEP, threads=2)
+    pd.testing.assert_frame_equal(several.matrix, alone.matrix)
+    pd.testing.assert_frame_equal(several.removed, alone.removed)
 
 
 def test_duplicates_are_one_compound_with_the_labels_of_all(tmp_path: Path) -> None:
@@ -228,6 +237,8 @@ REFUSED: list[tuple[Any, dict[str, Any], str]] = [
     (lambda table: None, {"assay_type": "type"}, "needs the table of assays"),
     (lambda table: None, {"assays": Path("none.csv")}, "no table of assays"),
     (lambda table: None, {"colour": "red"}, "no setting 'colour'"),
+    (lambda table: None, {"threads": 0}, "at least 1 thread"),
+    (lambda table: table.rename(columns={"a1": "row"}, inplace=True), {}, "a column 'row'"),
 ]
 
 

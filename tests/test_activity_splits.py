@@ -248,6 +248,14 @@ def test_other_input_is_refused(prepared: Path, tmp_path: Path) -> None:
     matrix.assign(a0=7).to_parquet(tmp_path / "seven.parquet")
     with pytest.raises(InputError, match="other values than 1, 0 and nothing in a0"):
         split(tmp_path / "seven.parquet")
+    matrix.assign(Metadata_SMILES=None).to_parquet(tmp_path / "none.parquet")
+    with pytest.raises(InputError, match="compounds without a structure"):
+        split(tmp_path / "none.parquet")
+    matrix.iloc[:0].to_parquet(tmp_path / "empty.parquet")
+    with pytest.raises(InputError, match="no compounds"):
+        split(tmp_path / "empty.parquet")
+    with pytest.raises(InputError, match=r"or its matrix\.parquet"):
+        split(prepared / "matrix.csv")
     (prepared / "assays.csv").unlink()
     with pytest.raises(InputError, match="with types of assays"):
         split(prepared, by="assay-type")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -404,6 +405,14 @@ def test_tables_are_read(data: ActivityData, tmp_path: Path) -> None:
     folds.iloc[1:].to_csv(tmp_path / "short.csv", index=False)
     with pytest.raises(InputError, match="no fold of 'c0'"):
         read_data(tmp_path / "matrix.csv", tmp_path / "short.csv")
+    profiles.assign(Cells_2="x").to_parquet(tmp_path / "texts.parquet")
+    with pytest.raises(InputError, match="something else than numbers in the feature 'Cells_2'"):
+        read_data(tmp_path / "matrix.csv", None, {"morphology": tmp_path / "texts.parquet"})
+    (tmp_path / "zeros.csv").write_text("Metadata_Compound;SMILES;a\r\n007;C;1\r\n7;CC;0\r\n")
+    assert read_data(tmp_path / "zeros.csv").compounds == ("007", "7")
+    (tmp_path / "torn.csv.gz").write_bytes(gzip.compress(b"SMILES,a\n" + b"C,1\n" * 99)[:-12])
+    with pytest.raises(InputError, match="cannot be read"):
+        read_data(tmp_path / "torn.csv.gz")
     with pytest.raises(InputError, match="nothing to learn"):
         make_data(["C"], [[-1]], ["a"])
     with pytest.raises(InputError, match="more than once"):

@@ -117,7 +117,7 @@ def standardise_one(smiles: str, how: Standardisation = DEFAULT) -> Structure:
 
 
 def standardise_and_read(smiles: str, how: Standardisation = DEFAULT) -> tuple[Structure, Any]:
-    """Bring a structure into its standard form, and hand on RDKit's molecule if it was written in that form.
+    """Bring a structure into its standard form, and hand on what RDKit reads from it.
 
     Parameters
     ----------
@@ -128,7 +128,7 @@ def standardise_and_read(smiles: str, how: Standardisation = DEFAULT) -> tuple[S
     -------
     structure : Structure
     molecule
-        What RDKit reads from the standard form, if that is what was written; None where it is to be read yet (`read`).
+        What RDKit reads from the standard form; None where there is none.
     """
     text = smiles.strip()
     if not text:
@@ -141,9 +141,19 @@ def standardise_and_read(smiles: str, how: Standardisation = DEFAULT) -> tuple[S
             if molecule is None:
                 return Structure(None, "invalid SMILES", _problem(text)), None
             structure = _standard(molecule, how)
-            return structure, molecule if structure.smiles == text else None
+            if structure.smiles is None or structure.smiles == text:
+                return structure, None if structure.smiles is None else molecule
+            return _readable(structure)
         except (ValueError, RuntimeError) as error:  # sanitisation of a changed structure: RDKit's own classes
             return Structure(None, "not standardised", str(error).strip().splitlines()[0][:200]), None
+
+
+def _readable(structure: Structure) -> tuple[Structure, Any]:
+    """Read a standard form, and refuse it if RDKit cannot, as what becomes of metallocenes and sydnonimines."""
+    molecule = Chem.MolFromSmiles(structure.smiles)
+    if molecule is None:
+        structure = Structure(None, "not standardised", f"would become {structure.smiles}, which is no structure"[:200])
+    return structure, molecule
 
 
 def _problem(smiles: str) -> str:

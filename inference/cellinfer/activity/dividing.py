@@ -20,6 +20,7 @@ from cellinfer.activity.columns import COMPOUND, FOLD, KEY, SCAFFOLD, SMILES
 from cellinfer.activity.filters import BLANK, HIT, Labels
 from cellinfer.activity.picture import draw_similarities
 from cellinfer.activity.prepare import assay_columns, labels_of
+from cellinfer.activity.tables import PARQUET
 from cellinfer.errors import InputError
 from cellinfer.files import durable, json_ready, owned, sha256_of
 from cellinfer.outputs.frames import write_csv, write_parquet
@@ -130,12 +131,17 @@ def read_matrix(path: Path) -> pd.DataFrame:
     """
     if not path.is_file():
         raise InputError(f"There is no {path}: run `cellinfer activity prepare` first.")
+    if path.suffix.lower() not in PARQUET:
+        raise InputError(f"{path} is not what is divided: give the folder it is in, or its matrix.parquet.")
     try:
         matrix = pd.read_parquet(path)
     except (OSError, ValueError) as error:
         raise InputError(f"{path} cannot be read: run `cellinfer activity prepare` again ({error}).") from error
     if missing := [name for name in _NEEDED if name not in matrix]:
         raise InputError(f"{path} has no column {missing[0]}: give what `cellinfer activity prepare` wrote.")
+    if matrix.empty or matrix[SMILES].isna().any() or (matrix[SMILES] == "").any():
+        what = "no compounds" if matrix.empty else "compounds without a structure"
+        raise InputError(f"{path} has {what}: give what `cellinfer activity prepare` wrote.")
     if wrong := [name for name in assay_columns(matrix) if not matrix[name].dropna().isin([0, 1]).all()]:
         raise InputError(f"{path} has other values than 1, 0 and nothing in {wrong[0]}: prepare it again.")
     return matrix
@@ -206,8 +212,8 @@ def _folds(
         sizes = np.bincount(found)
         if sizes.max() > 1.1 * len(found) / settings.folds:
             largest = matrix[SCAFFOLD].fillna("").value_counts()
-            what = largest.index[0] or "no ring"
-            notes.append(f"Folds are not of one size: {largest.iloc[0]} compounds have the scaffold {what}.")
+            what = f"the scaffold {largest.index[0]}" if largest.index[0] else "no ring"
+            notes.append(f"Folds are not of one size: {largest.iloc[0]} compounds have {what}.")
         return found
     if settings.by == "random":
         stratified = settings.stratify and not settings.as_published
@@ -262,8 +268,9 @@ def _unscorable(counts: pd.DataFrame, folds: int) -> list[str]:
             f"{some.size} of {scorable.size} assays lack hits or inactives in one fold or more, where they cannot be "
             f"scored: {examples(some.index.tolist())}."
         )
-    trained = counts.groupby("assay", sort=False)["training_hits"].min()
-    if (some := trained[trained == 0]).size:
+    assays = counts.groupby("assay", sort=False)
+    trained = assays["training_hits"].min()
+    if (some := trained[(trained == 0) & (assays["hits"].sum() > 0)]).size:
         notes.append(f"{some.size} assays have all their hits in one fold: {examples(some.index.tolist())}.")
     return notes
 

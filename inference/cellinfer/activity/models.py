@@ -6,6 +6,7 @@ RDKit is needed by models that see structures only.
 from __future__ import annotations
 
 import io
+import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -240,9 +241,12 @@ def _read_fingerprints(card: ActivityCard, folder: Path) -> tuple[NDArray[np.uin
         ) from error
     if cellinfer_models.digest(content) != digest:
         raise ModelError(f"The fingerprints {path} are not those that the model {card.name!r} was made with.")
-    with np.load(io.BytesIO(content), allow_pickle=False) as file:
-        packed: NDArray[np.uint64] = file["fingerprints"]
-        names = file.get("compounds")
+    try:
+        with np.load(io.BytesIO(content), allow_pickle=False) as file:
+            packed: NDArray[np.uint64] = file["fingerprints"]
+            names = file.get("compounds")
+    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
+        raise ModelError(f"The fingerprints {path} of the model {card.name!r} are no such archive.") from error
     if packed.dtype != np.uint64 or packed.shape != (card.compounds, card.morgan[1] // 64):
         raise ModelError(f"The fingerprints {path} are not of the {card.compounds} compounds that the card names.")
     if names is not None and (names.dtype.kind != "U" or names.shape != (card.compounds,)):

@@ -6,19 +6,26 @@ A piece at a time is in memory, so that libraries of millions can be gone throug
 from __future__ import annotations
 
 import csv
-import gzip
 import io
-import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, cast
 
 import pandas as pd
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from cellinfer.activity.chemistry import DEFAULT, Standardisation, Structure, sdf_records, standardise_one
+from cellinfer.activity.tables import (
+    FAULTS,
+    PARQUET,
+    TEXTS,
+    columns_of,
+    ending,
+    header,
+    open_bytes,
+    open_parquet,
+    unreadable,
+)
 from cellinfer.errors import InputError
 
 __all__ = ["COLUMNS", "MoleculeFile", "Standardisation", "Structure", "open_molecules", "read_molecules", "standardise"]
@@ -26,9 +33,6 @@ __all__ = ["COLUMNS", "MoleculeFile", "Standardisation", "Structure", "open_mole
 COLUMNS = ("row", "id", "SMILES")
 """What every piece has: number of the row or record from 1 on (a header is none), name, SMILES as written."""
 ROWS = 20_000
-_TABLES = {".csv": ",", ".tsv": "\t", ".tab": "\t", ".txt": "\t"}
-_DELIMITERS = (",", "\t", ";")
-_PARQUET = (".parquet", ".pq")
 _LISTS = (".smi", ".smiles", ".ism")
 _RECORDS = (".sdf", ".sd")
 _IDENTIFIERS = (
@@ -88,8 +92,12 @@ class MoleculeFile:
         Raises
         ------
         InputError
-            If the file cannot be read.
+            If the file cannot be read, or has a column to read that is called as one of `COLUMNS`.
         """
+        if taken := [name for name in columns if name in COLUMNS]:
+            raise InputError(
+                f"{self.path} has a column {taken[0]!r}, which is no name for an assay: rename or ignore it."
+            )
         start = 1
         for table in _pieces(self, columns, rows):
             numbers = pd.Series(range(start, start + len(table)))
@@ -124,22 +132,19 @@ def open_molecules(path: str | Path, *, smiles: str | None = None, identifier: s
     path = Path(path)
     if not path.is_file():
         raise InputError(f"There is no file {path}: name a table with SMILES, a .smi or an .sdf file.")
-    ending = Path(path.name.lower().removesuffix(".gz")).suffix
-    if ending in _LISTS or ending in _RECORDS:
+    kind, delimiter = ending(path), ","
+    if kind in _LISTS or kind in _RECORDS:
         if smiles is not None or identifier is not None:
             raise InputError(f"{path} has no columns that could be named: its kind says where SMILES and names are.")
-        return MoleculeFile(path, "smi" if ending in _LISTS else "sdf", (), None, None)
-    if ending in _PARQUET:
-        columns, kind, delimiter = tuple(_parquet(path).schema_arrow.names), "parquet", ","
-    elif ending in _TABLES:
-        (columns, delimiter), kind = _header(path), "table"
-    else:
+        return MoleculeFile(path, "smi" if kind in _LISTS else "sdf", (), None, None)
+    if kind not in (*TEXTS, *PARQUET):
         raise InputError(f"{path} must end in .csv, .tsv, .txt, .parquet, .smi or .sdf.")
-    twins = sorted({name for name in columns if columns.count(name) > 1})
-    if twins:
-        raise InputError(f"{path} has more than one column {twins[0]!r}: columns must have different names.")
+    columns = columns_of(path)
+    if kind in TEXTS:
+        delimiter = header(path)[1]
     found = _smiles_column(path, columns, smiles)
-    return MoleculeFile(path, kind, columns, found, _identifier_column(path, columns, found, identifier), delimiter)
+    named = _identifier_column(path, columns, found, identifier)
+    return MoleculeFile(path, "table" if kind in TEXTS else "parquet", columns, found, named, delimiter)
 
 
 def read_molecules(
@@ -205,46 +210,12 @@ def _some(names: Sequence[str], most: int = 12) -> str:
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
-def _unreadable(path: Path, error: object) -> InputError:
-    said = str(error).strip().splitlines() or [repr(error)]
-    return InputError(f"{path} cannot be read: {said[0]}.")
-
-
-_FAULTS = (OSError, EOFError, ValueError, zlib.error, csv.Error, pa.ArrowException)
-
-
-def _open(path: Path) -> IO[bytes]:
-    if path.name.lower().endswith(".gz"):
-        return cast("IO[bytes]", gzip.open(path, "rb"))
-    return path.open("rb")
-
-
-def _header(path: Path) -> tuple[tuple[str, ...], str]:
-    try:
-        with _open(path) as handle, io.TextIOWrapper(handle, "utf-8-sig", newline="") as text:
-            line = text.readline(10_000_000)
-    except _FAULTS as error:
-        raise _unreadable(path, error) from error
-    if not line.strip():
-        raise InputError(f"{path} has no header: its first line must name the columns.")
-    usual = _TABLES[Path(path.name.lower().removesuffix(".gz")).suffix]
-    delimiter = max((usual, *_DELIMITERS), key=line.count)
-    return tuple(name.strip() for name in next(csv.reader([line], delimiter=delimiter))), delimiter
-
-
-def _parquet(path: Path) -> Any:
-    try:
-        return pq.ParquetFile(path)
-    except _FAULTS as error:
-        raise _unreadable(path, error) from error
-
-
 def _pieces(file: MoleculeFile, columns: Sequence[str], rows: int) -> Iterator[pd.DataFrame]:
     read = {"table": _table_pieces, "parquet": _parquet_pieces, "smi": _list_pieces, "sdf": _record_pieces}[file.kind]
     try:
         yield from read(file, columns, rows)
-    except _FAULTS as error:
-        raise _unreadable(file.path, error) from error
+    except FAULTS as error:
+        raise unreadable(file.path, error) from error
 
 
 def _renamed(file: MoleculeFile, table: pd.DataFrame) -> pd.DataFrame:
@@ -255,7 +226,7 @@ def _renamed(file: MoleculeFile, table: pd.DataFrame) -> pd.DataFrame:
 def _table_pieces(file: MoleculeFile, columns: Sequence[str], rows: int) -> Iterator[pd.DataFrame]:
     wanted = [name for name in (file.smiles, file.identifier, *columns) if name is not None]
     places = [file.columns.index(name) for name in wanted]
-    with _open(file.path) as handle, io.TextIOWrapper(handle, "utf-8-sig", newline="") as text:
+    with open_bytes(file.path) as handle, io.TextIOWrapper(handle, "utf-8-sig", newline="") as text:
         reader = csv.reader(text, delimiter=file.delimiter)
         next(reader)
         width = len(file.columns)
@@ -278,7 +249,7 @@ def _table_pieces(file: MoleculeFile, columns: Sequence[str], rows: int) -> Iter
 
 def _parquet_pieces(file: MoleculeFile, columns: Sequence[str], rows: int) -> Iterator[pd.DataFrame]:
     wanted = [name for name in (file.smiles, file.identifier, *columns) if name is not None]
-    for batch in _parquet(file.path).iter_batches(batch_size=rows, columns=wanted):
+    for batch in open_parquet(file.path).iter_batches(batch_size=rows, columns=wanted):
         table = pa.Table.from_batches([batch]).select(wanted)
         yield _renamed(file, pd.DataFrame({name: _as_text(table[name]) for name in wanted}, dtype=object))
 
@@ -298,7 +269,7 @@ def _plain(value: object) -> str:
 
 
 def _list_pieces(file: MoleculeFile, columns: Sequence[str], rows: int) -> Iterator[pd.DataFrame]:
-    with _open(file.path) as handle, io.TextIOWrapper(handle, "utf-8-sig") as text:
+    with open_bytes(file.path) as handle, io.TextIOWrapper(handle, "utf-8-sig") as text:
         held: list[tuple[str, str]] = []
         for number, line in enumerate(text):
             smiles, _, name = line.strip().replace("\t", " ").partition(" ")
@@ -313,7 +284,7 @@ def _list_pieces(file: MoleculeFile, columns: Sequence[str], rows: int) -> Itera
 
 
 def _record_pieces(file: MoleculeFile, columns: Sequence[str], rows: int) -> Iterator[pd.DataFrame]:
-    with _open(file.path) as handle:
+    with open_bytes(file.path) as handle:
         held: list[tuple[str, str]] = []
         for record in sdf_records(handle):
             held.append(record)

@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Any, Self, get_args
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
@@ -26,6 +25,7 @@ from cellinfer._version import __version__
 from cellinfer.activity import fusion
 from cellinfer.activity.columns import COMPOUND, GIVEN, ROW, SMILES
 from cellinfer.activity.models import ActivityModel, open_activity
+from cellinfer.activity.tables import PARQUET, TEXTS, columns_of, ending, read_table
 from cellinfer.errors import InputError, ModelError
 from cellinfer.files import durable, json_ready, sha256_of
 from cellinfer.outputs.frames import growing_table
@@ -57,7 +57,6 @@ _PIECE = 4_000
 _STRUCTURES = ("graph", "morgan")
 _JOINS = ("compound", "treatment", "broad_sample", "pert_iname", "compound_id", "id", "name")
 """Columns, perhaps after `Metadata_`, that name the compounds of profiles."""
-_TABLES = {".csv": ",", ".tsv": "\t", ".tab": "\t", ".txt": "\t"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +113,8 @@ class Profiles:
         Rows without a name, which were left out.
     infinite
         Values that were not finite and are taken for missing.
+    missing
+        Values that compounds with a profile lack, of the means; models take the training compounds' mean instead.
     """
 
     path: Path
@@ -123,6 +124,7 @@ class Profiles:
     averaged: int
     unnamed: int
     infinite: int
+    missing: int
 
 
 def predict(
@@ -176,6 +178,7 @@ def predict(
     opened = {str(model): open_activity(model, chosen.device, chosen.threads or 0) for model in models}
     work = _Work(opened, _profiles(opened, profiles or {}, chosen), molecules, chosen)
     beside = table.with_suffix(".json")
+    work.check_not_read(table, beside)
     done, total = 0, work.count()
     with growing_table(table) as append, work:
         for piece, structures in work.pieces():
@@ -255,11 +258,12 @@ def read_profiles(path: str | Path, name: str, features: Mapping[str, str], join
     column = _join_column(path, columns, join)
     if column in features:
         raise InputError(f"{column!r} of {path} is a feature: name the column with names of compounds with --join.")
-    table = _read_columns(path, [column, *features])
+    table = read_table(path, [column, *features], texts=[column])
     names = table.pop(column)
     known = names.notna().to_numpy() & (names.astype("string").fillna("").str.strip() != "").to_numpy(bool)
     try:
-        values = table.loc[known, list(features)].astype(np.float32)
+        with np.errstate(over="ignore"):  # what is too large becomes infinite, and is told of
+            values = table.loc[known, list(features)].astype(np.float32)
     except (TypeError, ValueError) as error:
         raise InputError(f"{path} has features that are no numbers ({str(error).splitlines()[0]}).") from error
     infinite = np.isinf(values.to_numpy())
@@ -271,9 +275,10 @@ def read_profiles(path: str | Path, name: str, features: Mapping[str, str], join
     means = grouped.mean().astype(np.float32)
     if means.empty:
         raise InputError(f"{path} names no compound in {column}: say with --join which column does.")
-    return Profiles(
-        path, column, pd.Index(means.index.astype(str)), means, averaged, int((~known).sum()), int(infinite.sum())
-    )
+    lacking = means.isna().to_numpy()
+    unknown = int(lacking[~lacking.all(axis=1)].sum())
+    compounds = pd.Index(means.index.astype(str))
+    return Profiles(path, column, compounds, means, averaged, int((~known).sum()), int(infinite.sum()), unknown)
 
 
 def _table_of(path: Path) -> Path:
@@ -286,30 +291,12 @@ def _table_of(path: Path) -> Path:
     return path / TREATMENTS
 
 
-def _ending(path: Path) -> str:
-    return Path(path.name.lower().removesuffix(".gz")).suffix
-
-
-def _columns(path: Path) -> list[str]:
+def _columns(path: Path) -> tuple[str, ...]:
     if not path.is_file():
         raise InputError(f"There are no profiles {path}: name a table, or a folder that `cellinfer profile` wrote.")
-    if _ending(path) not in (*_TABLES, ".parquet", ".pq"):
+    if ending(path) not in (*TEXTS, *PARQUET):
         raise InputError(f"{path} must end in .csv, .tsv, .txt or .parquet.")
-    try:
-        if _ending(path) in (".parquet", ".pq"):
-            return list(pq.read_schema(path).names)
-        return [str(name) for name in pd.read_csv(path, sep=_TABLES[_ending(path)], nrows=0)]
-    except (OSError, ValueError, EOFError, pa.ArrowException, pd.errors.ParserError) as error:
-        raise InputError(f"{path} cannot be read: {(str(error).splitlines() or [repr(error)])[0]}.") from error
-
-
-def _read_columns(path: Path, columns: list[str]) -> pd.DataFrame:
-    try:
-        if _ending(path) in (".parquet", ".pq"):
-            return pd.read_parquet(path, columns=columns)
-        return pd.read_csv(path, sep=_TABLES[_ending(path)], usecols=columns, low_memory=False)[columns]
-    except (OSError, ValueError, EOFError, pa.ArrowException, pd.errors.ParserError) as error:
-        raise InputError(f"{path} cannot be read: {(str(error).splitlines() or [repr(error)])[0]}.") from error
+    return columns_of(path)
 
 
 def _join_column(path: Path, columns: Sequence[str], join: str | None) -> str:
@@ -383,6 +370,12 @@ class _Work:
     def source(self) -> Path:
         """Where compounds come from."""
         return self.file.path if self.file is not None else next(iter(self.profiles.values())).path
+
+    def check_not_read(self, *written: Path) -> None:
+        """Refuse to write over what is read."""
+        read = {each.path.resolve() for each in (self.file, *self.profiles.values()) if each is not None}
+        if clash := [path for path in written if path.resolve() in read]:
+            raise InputError(f"{clash[0]} is read, and would be written over: choose another table (--out).")
 
     def count(self) -> int:
         """Return about how many compounds there are, for a bar."""
@@ -531,6 +524,11 @@ class _Work:
                 self.notes.append(f"{each.unnamed:,} rows of {each.path} name no compound and are left out.")
             if each.infinite:
                 self.notes.append(f"{each.infinite:,} values of {each.path} are infinite and taken for missing.")
+            if each.missing:
+                self.notes.append(
+                    f"{each.missing:,} of {each.table.size:,} values of {each.path} are missing: the mean of the "
+                    "training compounds stands for them."
+                )
         sets = [set(model.card.assays) for model in self.models.values()]
         if partly := len(self.assays) - len(set.intersection(*sets)):
             self.notes.append(

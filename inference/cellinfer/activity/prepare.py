@@ -23,12 +23,15 @@ from cellinfer.activity import chemistry, filters
 from cellinfer.activity.chemistry import PUBLISHED, Progress, Salts, Standardisation
 from cellinfer.activity.columns import COMPOUND, GIVEN, KEY, ROW, ROWS, SCAFFOLD, SMILES
 from cellinfer.activity.filters import BLANK, HIT, INACTIVE, Labels
-from cellinfer.activity.molecules import MoleculeFile, open_molecules, standardise
+from cellinfer.activity.molecules import MoleculeFile, open_molecules
+from cellinfer.activity.processes import Standardiser
+from cellinfer.activity.tables import columns_of, read_table
 from cellinfer.errors import InputError
 from cellinfer.files import durable, json_ready, owned, sha256_of
 from cellinfer.outputs.frames import write_csv, write_parquet
 from cellinfer.profiling.columns import is_metadata
 from cellinfer.profiling.rows import examples
+from cellinfer.sessions import available_cores
 from cellinfer.settings import with_options
 
 STEPS = ("duplicates", "pains", "no-hits", "redundant", "frequent")
@@ -72,6 +75,8 @@ class PrepareSettings:
     frequent hitters by all assays, -1 is blank."""
     seed: int = 0
     """Of what is random in `as_published`."""
+    threads: int | None = None
+    """Processes that make structures standard, and threads of RDKit; None: all cores."""
 
     @property
     def standardisation(self) -> Standardisation:
@@ -189,6 +194,8 @@ def _settings(settings: PrepareSettings | None, options: dict[str, Any]) -> Prep
             raise InputError(f"The {name} must be above 0 and at most 1, and is {part}.")
     if chosen.largest < 1:
         raise InputError(f"The largest molecule must have at least one heavy atom, not {chosen.largest}.")
+    if chosen.threads is not None and chosen.threads < 1:
+        raise InputError(f"There must be at least 1 thread, not {chosen.threads}.")
     if chosen.assay_type is not None and chosen.assays is None:
         raise InputError("A column with types of assays needs the table of assays that has it.")
     return chosen
@@ -263,9 +270,12 @@ class _Work:
     def _structures(self) -> None:
         how = self.settings.standardisation
         pieces = []
-        for start in range(0, len(self.table), _PIECE):
-            pieces.append(standardise(self.table["SMILES"].iloc[start : start + _PIECE], how))
-            self.progress("structures", min(start + _PIECE, len(self.table)), len(self.table))
+        smiles = self.table["SMILES"].tolist()
+        self.progress("structures", 0, len(smiles))
+        with Standardiser(self.settings.threads or available_cores()) as standardiser:
+            for start in range(0, len(smiles), _PIECE):
+                pieces.append(standardiser.standardise(smiles[start : start + _PIECE], how))
+                self.progress("structures", min(start + _PIECE, len(smiles)), len(smiles))
         found = pd.concat(pieces, ignore_index=True)
         wrong = (found["status"] != "ok").to_numpy()
         isomers = int(found["detail"].str.startswith(chemistry.STEREOISOMERS).sum())
@@ -318,7 +328,7 @@ class _Work:
     def _pains(self) -> None:
         if not self._wanted("pains"):
             return
-        found = chemistry.pains(self.table["smiles"].tolist(), progress=self.progress)
+        found = chemistry.pains(self.table["smiles"].tolist(), threads=self.settings.threads, progress=self.progress)
         out = np.array([bool(names) for names in found], bool)
         families = Counter(name.split()[0] for names in found for name in {each.split()[0]: 0 for each in names})
         self._drop(out, "pains", ["; ".join(names) for names in found if names])
@@ -547,13 +557,7 @@ def _assay_table(path: Path) -> pd.DataFrame:
     """Read a table of assays as text."""
     if not path.is_file():
         raise InputError(f"There is no table of assays {path}.")
-    try:
-        if path.suffix.lower() in (".parquet", ".pq"):
-            table = pd.read_parquet(path)
-        else:
-            table = pd.read_csv(path, sep=None, engine="python", dtype=str, keep_default_na=False, encoding="utf-8-sig")
-    except (OSError, ValueError, EOFError, pd.errors.ParserError) as error:
-        raise InputError(f"{path} cannot be read: {str(error).splitlines()[0]}.") from error
+    table = read_table(path, texts=columns_of(path))
     if table.empty:
         raise InputError(f"{path} has no assays.")
     return table.fillna("").astype(str)

@@ -73,6 +73,10 @@ def prepare(
         bool, typer.Option("--as-published", help="Do as Moshkov et al. 2023 did, see docs/activity.md.")
     ] = False,
     seed: Annotated[int, typer.Option(help="Of what is random in --as-published.")] = 0,
+    threads: Annotated[
+        Optional[int],  # noqa: UP045
+        typer.Option(help="Threads.", min=1, show_default="all cores"),
+    ] = None,
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the results.")] = Path("prepared"),
     as_json: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False,
 ) -> None:
@@ -102,6 +106,7 @@ def prepare(
             skip=tuple(skip or ()),
             as_published=as_published,
             seed=seed,
+            threads=threads,
         )
     if as_json:
         typer.echo(json.dumps(result.to_dict(), indent=2, ensure_ascii=False))
@@ -293,7 +298,7 @@ def _print_prepared(result: PrepareResult) -> None:
     table.add_column("step", no_wrap=True)
     for name in ("removed", "compounds", "assays"):
         table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("by reason")
+    table.add_column("details")
     read = result.info["input"]
     table.add_row("read", "", f"{read['rows']:,}", f"{read['assays']:,}", "")
     for step in result.steps:

@@ -19,7 +19,7 @@ TIME = "Metadata_Time"
 DOSES = ("Dose", "Concentration")
 """Columns, after `Metadata_`, that say how much of something a well got."""
 COMPARTMENTS = ("Nuclei", "Cells", "Cytoplasm")
-_MEASURED = tuple(f"{name}_" for name in COMPARTMENTS)
+MEASURED = tuple(f"{name}_" for name in COMPARTMENTS)
 _METADATA = ("Metadata_", "Image_Metadata_")
 _NAMES_OF_OBJECTS = ("_Number_Object_Number", "_Parent_", "_Children_")
 _KEYS = frozenset({"ImageNumber", "ObjectNumber", "TableNumber"})
@@ -76,7 +76,7 @@ def features_among(types: dict[str, object]) -> list[str]:
     numbers = [
         name for name, dtype in types.items() if _is_number(dtype) and not is_metadata(name) and not names_objects(name)
     ]
-    measured = [name for name in numbers if name.startswith(_MEASURED)]
+    measured = [name for name in numbers if name.startswith(MEASURED)]
     return measured or [name for name in numbers if not name.startswith("Image_")]
 
 

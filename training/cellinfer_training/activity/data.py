@@ -13,8 +13,9 @@ import pandas as pd
 from cellinfer.activity.chemistry import fingerprints
 from cellinfer.activity.columns import COMPOUND, FOLD, FOLDS, SMILES
 from cellinfer.activity.graphs import MoleculeGraphs, message_tables, read_graphs
+from cellinfer.activity.tables import read_table
 from cellinfer.errors import InputError
-from cellinfer.profiling.columns import feature_columns, is_metadata
+from cellinfer.profiling.columns import MEASURED, feature_columns, is_metadata
 from numpy.typing import ArrayLike, NDArray
 
 from cellinfer_training.activity.networks import GRAPH, MORGAN
@@ -201,10 +202,7 @@ def read_data(matrix: Path, folds: Path | None = None, profiles: Mapping[str, Pa
 def _read(path: Path) -> pd.DataFrame:
     if not path.is_file():
         raise InputError(f"There is no table {path}.")
-    try:
-        table = pd.read_parquet(path) if path.suffix in (".parquet", ".pq") else pd.read_csv(path)
-    except (OSError, ValueError, pd.errors.ParserError) as error:
-        raise InputError(f"{path} cannot be read: {str(error).splitlines()[0]}.") from error
+    table = read_table(path, texts=(COMPOUND,))
     if table.empty:
         raise InputError(f"{path} has no rows.")
     return table
@@ -240,4 +238,7 @@ def _folds(table: pd.DataFrame, compounds: Sequence[str], path: Path) -> NDArray
 def _profiles(table: pd.DataFrame, path: Path) -> pd.DataFrame:
     if COMPOUND not in table:
         raise InputError(f"{path} has no column {COMPOUND} by which profiles are joined.")
+    numbers = table.select_dtypes("number").columns
+    if texts := [name for name in table if str(name).startswith(MEASURED) and name not in numbers]:
+        raise InputError(f"{path} has something else than numbers in the feature {texts[0]!r}: mend or drop it.")
     return table.set_index(table[COMPOUND].astype(str))[feature_columns(table)]

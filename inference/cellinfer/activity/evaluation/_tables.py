@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from cellinfer.activity.columns import COMPOUND, FOLDS
 from cellinfer.activity.metrics import AUPRC, AUROC, FRACTIONS
+from cellinfer.activity.tables import read_table as read_file
 from cellinfer.errors import InputError
 from cellinfer.files import plain_text
 from cellinfer.profiling.columns import is_metadata
@@ -122,15 +123,7 @@ def read_table(table: Table, role: str, texts: Sequence[str] = ()) -> pd.DataFra
         path = Path(table)
         if not path.is_file():
             raise InputError(f"There is no table of {role} {path}.")
-        ends = [one.lower() for one in path.suffixes]
-        try:
-            if path.suffix.lower() in (".parquet", ".pq"):
-                read = pd.read_parquet(path)
-            else:
-                tabs = "\t" if ".tsv" in ends else ","
-                read = pd.read_csv(path, sep=tabs, dtype=dict.fromkeys(texts, str), encoding="utf-8-sig")
-        except (OSError, ValueError, EOFError, pd.errors.ParserError) as error:
-            raise InputError(f"{path} cannot be read: {str(error).splitlines()[0]}.") from error
+        read = read_file(path, texts=texts)
     if read.empty:
         raise InputError(f"{name} has no rows.")
     names = pd.Index([str(one) for one in read.columns])
