@@ -112,14 +112,15 @@ def read_table(path: Path, columns: Sequence[str] | None = None, texts: Sequence
         if ending(path) in PARQUET:
             return pd.read_parquet(path, columns=None if columns is None else list(columns))
         with warnings.catch_warnings():
-            warnings.simplefilter("error", pd.errors.ParserWarning)  # lines with more cells than columns
+            warnings.simplefilter(
+                "error", pd.errors.ParserWarning
+            )  # lines with more cells than columns; only if all are read
             table = pd.read_csv(
                 path,
                 sep=header(path)[1],
                 names=list(names),
                 header=0,
                 index_col=False,
-                usecols=None if columns is None else list(columns),
                 dtype=dict.fromkeys(texts, str),
                 encoding="utf-8-sig",
                 low_memory=False,
