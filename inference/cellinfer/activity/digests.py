@@ -12,8 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from cellinfer.activity.chemistry import DEFAULT, Standardisation, morgan_fingerprints, read, standardise_and_read
-from cellinfer.errors import InputError
+from cellinfer.activity.chemistry import DEFAULT, Standardisation, morgan_fingerprints, standardise_and_read
 
 __all__ = ["Digest", "Wanted", "digest", "joined"]
 
@@ -78,19 +77,12 @@ def digest(smiles: Sequence[str], wanted: Wanted) -> Digest:
     statuses: list[str] = []
     details: list[str] = []
     rows, molecules = [], []
-    anything = wanted.graphs or wanted.fingerprints
     for row, text in enumerate(smiles):
         structure, molecule = standardise_and_read(text, wanted.how)
-        status, detail = structure.status, structure.detail
-        if anything and structure.smiles is not None and molecule is None:
-            try:
-                (molecule,) = read([structure.smiles])
-            except InputError as error:
-                status, detail = NOT_DESCRIBED, str(error)
         forms.append(structure.smiles)
-        statuses.append(status)
-        details.append(detail)
-        if status == "ok":
+        statuses.append(structure.status)
+        details.append(structure.detail)
+        if structure.status == "ok":
             rows.append(row)
             molecules.append(molecule)
     return Digest(

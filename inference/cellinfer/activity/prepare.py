@@ -22,9 +22,10 @@ from cellinfer._version import __version__
 from cellinfer.activity import chemistry, filters
 from cellinfer.activity.chemistry import PUBLISHED, Progress, Salts, Standardisation
 from cellinfer.activity.columns import COMPOUND, GIVEN, KEY, ROW, ROWS, SCAFFOLD, SMILES
+from cellinfer.activity.digests import Wanted, joined
 from cellinfer.activity.filters import BLANK, HIT, INACTIVE, Labels
 from cellinfer.activity.molecules import MoleculeFile, open_molecules
-from cellinfer.activity.processes import Standardiser
+from cellinfer.activity.processes import Readers
 from cellinfer.activity.tables import columns_of, read_table
 from cellinfer.errors import InputError
 from cellinfer.files import durable, json_ready, owned, sha256_of
@@ -269,14 +270,15 @@ class _Work:
 
     def _structures(self) -> None:
         how = self.settings.standardisation
-        pieces = []
-        smiles = self.table["SMILES"].tolist()
+        digests = []
+        smiles, wanted = self.table["SMILES"].tolist(), Wanted(how)
         self.progress("structures", 0, len(smiles))
-        with Standardiser(self.settings.threads or available_cores()) as standardiser:
+        with Readers(self.settings.threads or available_cores()) as readers:
             for start in range(0, len(smiles), _PIECE):
-                pieces.append(standardiser.standardise(smiles[start : start + _PIECE], how))
+                digests.append(readers.begin(smiles[start : start + _PIECE], wanted)())
                 self.progress("structures", min(start + _PIECE, len(smiles)), len(smiles))
-        found = pd.concat(pieces, ignore_index=True)
+        read = joined(digests, wanted)
+        found = pd.DataFrame({"smiles": read.smiles, "status": read.status, "detail": read.detail}, dtype=object)
         wrong = (found["status"] != "ok").to_numpy()
         isomers = int(found["detail"].str.startswith(chemistry.STEREOISOMERS).sum())
         stripped = int(((found["detail"] != "") & ~wrong).sum()) - isomers
