@@ -131,6 +131,7 @@ def learn_chemprop(name: str, data: ActivityData, fold: int, work: Path, command
     run = [command, "train", "--data-path", "learn.csv", "--splits-column", "split", "--output-dir", "model"]
     run += ["--smiles-columns", "smiles", "--target-columns", *targets, "--task-type", "classification"]
     run += ["--epochs", str(how.epochs), "--batch-size", str(how.batch), "--tracking-metric", "roc", *_PLAIN]
+    run += ["--patience", str(how.patience)]
     if name != CHEMPROP[0]:
         run += ["--init-lr", str(how.first_rate), "--max-lr", str(how.rate), "--final-lr", str(how.last_rate)]
     _call(run, out)
