@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import logging
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +15,10 @@ from cellinfer.activity.molecules import COLUMNS, open_molecules, read_molecules
 from cellinfer.errors import InputError
 from rdkit import Chem, DataStructs
 from rdkit.Chem import rdFingerprintGenerator
+from rdkit.Chem.MolStandardize import rdMolStandardize
 
 from tests.activity_table import DRUGS, drug_table, write
+from tests.compounds import ODD, compounds
 
 FAULTS = [
     ("", "empty", ""),
@@ -215,3 +218,37 @@ def test_scaffolds_have_no_stereochemistry_and_chains_have_none() -> None:
     assert chemistry.scaffold(DRUGS["nicotine"]) == "c1cncc(C2CCCN2)c1"
     assert chemistry.scaffold(DRUGS["metformin"]) == ""
     assert chemistry.without_stereo(DRUGS["S-ibuprofen"]) == chemistry.without_stereo(DRUGS["ibuprofen"])
+
+
+def test_cleaning_up_by_steps_is_rdkits_cleanup() -> None:
+    assert chemistry._steps_are_known()
+    salts = [f"{text}.{salt}" for text in compounds()[::20] for salt in ("[Na+].[O-]C=O", "CC(=O)O[K]", "[Mg]", "Cl")]
+    for text in (*chemistry._PROBES, *ODD, *DRUGS.values(), *salts):
+        molecule = Chem.MolFromSmiles(text)
+        expected = rdMolStandardize.Cleanup(molecule)
+        assert chemistry._cleaned_by_steps(molecule).ToBinary() == expected.ToBinary(), text
+    changed = [
+        Chem.MolToSmiles(chemistry._cleaned_by_steps(one)) != Chem.MolToSmiles(one)
+        for one in map(Chem.MolFromSmiles, chemistry._PROBES)
+    ]
+    assert sum(changed) >= 5  # probes that nothing happens to would show nothing
+
+
+def test_other_steps_of_cleanup_are_told_of(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    expected = standardise_one("CC(=O)O[Na].C[S](=O)C")
+    monkeypatch.setattr(chemistry, "_cleaned_by_steps", lambda molecule: molecule)
+    chemistry._steps_are_known.cache_clear()
+    try:
+        with caplog.at_level(logging.WARNING):
+            assert standardise_one("CC(=O)O[Na].C[S](=O)C") == expected
+        assert "other steps than those known" in caplog.text
+    finally:
+        chemistry._steps_are_known.cache_clear()
+
+
+@pytest.mark.realdata
+def test_real_compounds_are_cleaned_up_as_rdkit_does(data_folder: Path) -> None:
+    table = pd.read_csv(data_folder / "activity/moshkov2023/compounds16170.csv.gz")
+    for text in table["smiles"][::40]:
+        molecule = Chem.MolFromSmiles(text)
+        assert chemistry._cleaned_by_steps(molecule).ToBinary() == rdMolStandardize.Cleanup(molecule).ToBinary()

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
-from scipy import optimize, special
+from scipy import special
 
 from cellinfer.activity.metrics import AUROC
 from cellinfer.errors import InputError
@@ -138,7 +138,9 @@ def _stack(logits: NDArray[np.float64], truth: NDArray[np.float64], shrinkage: f
         return float(value), design @ (special.expit(fused) - truth) + 2 * shrinkage * apart
 
     bounds = [(0.0, None)] * modalities + [(None, None)]
-    return np.asarray(optimize.minimize(loss, centre, jac=True, method="L-BFGS-B", bounds=bounds).x, np.float64)
+    from scipy.optimize import minimize  # slow to import, and predicting needs none of it
+
+    return np.asarray(minimize(loss, centre, jac=True, method="L-BFGS-B", bounds=bounds).x, np.float64)
 
 
 def retrospective(tables: Mapping[str, pd.DataFrame], figure: str = AUROC) -> pd.DataFrame:

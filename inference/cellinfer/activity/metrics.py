@@ -14,7 +14,6 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
-from scipy import stats
 
 from cellinfer.errors import InputError
 
@@ -47,6 +46,8 @@ def auroc(labels: ArrayLike, scores: ArrayLike) -> Figures:
     hits, inactives = hit.sum(0), (known & ~hit).sum(0)
     ranks = np.zeros(values.shape)
     if values.size:
+        from scipy import stats  # slow to import, and predicting needs none of it
+
         ranks = stats.rankdata(np.where(known, values, -np.inf), axis=0) - (~known).sum(0)
     above = np.where(hit, ranks, 0.0).sum(0) - hits * (hits + 1) / 2
     return _where_both(above, hits * inactives, hits, inactives)
@@ -170,6 +171,8 @@ def _ranked(
     """Return, from the highest score on, the rank of each (equal ones alike, untested ones last) and what is a hit."""
     if not len(values):
         return np.zeros(values.shape, np.int64), hit
+    from scipy import stats  # slow to import, and predicting needs none of it
+
     ranks = stats.rankdata(-np.where(known, values, -np.inf), method="min", axis=0)
     ranked = np.asarray(np.where(known, ranks, len(values) + 1), np.int64)
     order = np.argsort(ranked, axis=0, kind="stable")
