@@ -6,7 +6,7 @@
 DATA is the folder with `activity`; COMMAND the `chemprop` of an environment of its own. All learn from the same
 compounds and are judged on the same ones by `cellinfer activity evaluate`. Rates were chosen by what validation folds
 say, never by those that are judged on. Our ensembles have four members, each stopped by another fold; beside chemprop
-stands one network, taught and stopped by the same compounds, chemprop once at its own learning rates and once at ours.
+stands one network, taught for as long and at the same rates, and stopped by the same compounds.
 
 `broad6k`: 6,567 compounds, 24 assays, the five scaffold folds of Moshkov et al. 2023, whose networks learnt from 16,170
 compounds. `tox21`: 12 assays; five balanced scaffold folds, and the division of DeepChem (80, 10, 10 %; the largest
@@ -17,10 +17,9 @@ from __future__ import annotations
 
 import argparse
 import json
-import shutil
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -45,7 +44,8 @@ NETWORKS: Mapping[str, tuple[Architecture, Settings]] = {
     "graph": (Architecture(), Settings(epochs=40, rate=4e-3, first_rate=4e-4, last_rate=2e-4)),
     "morgan": (Architecture(), Settings(epochs=20, decay=3e-4)),
 }
-CHEMPROP = ("chemprop", "chemprop-our-rates")
+ALONE = replace(NETWORKS["graph"][1], epochs=20)
+"""Of chemprop and of the one network beside it."""
 PUBLISHED = {"published graph": "cp_es_op", "published Morgan": "cpcl_es_op"}
 ONE, FUSED = "graph-of-one", "graph+morgan"
 _DESCRIBED = ("compound_index", "smiles", "inchikey_first_block", "scaffold_fold", "morphology_fold", "expression_fold")
@@ -100,10 +100,9 @@ def learn_ours(data: ActivityData, fold: int, work: Path, rotating: bool, report
     every = {name: (name, MEMBERS) for name in NETWORKS} | {ONE: ("graph", 1)}
     for name, (sees, members) in every.items():
         out, (architecture, settings) = work / name / str(fold), NETWORKS[sees]
+        settings = ALONE if name == ONE else settings
         if (out / "predictions.parquet").exists():
             continue
-        if name == ONE:  # the ensemble's first member is the same network
-            shutil.copytree(work / sees / str(fold) / "member-0", out / "member-0", dirs_exist_ok=True)
         if rotating:
             train_activity(data, [sees], fold, out, architecture, settings, members, report=report)
             continue
@@ -114,9 +113,9 @@ def learn_ours(data: ActivityData, fold: int, work: Path, rotating: bool, report
             _write(out / f"{kind}.parquet", data, rows, found)
 
 
-def learn_chemprop(name: str, data: ActivityData, fold: int, work: Path, command: str) -> None:
-    """Teach chemprop, at its own learning rates or ours, on what one of our networks learns from and is stopped by."""
-    out, how = work / name / str(fold), NETWORKS["graph"][1]
+def learn_chemprop(data: ActivityData, fold: int, work: Path, command: str) -> None:
+    """Teach chemprop for as long and at the rates as our one network, which learns from and is stopped by the same."""
+    out = work / "chemprop" / str(fold)
     if (out / "predictions.parquet").exists():
         return
     out.mkdir(parents=True, exist_ok=True)
@@ -130,10 +129,9 @@ def learn_chemprop(name: str, data: ActivityData, fold: int, work: Path, command
     table.loc[parts.test, ["smiles"]].to_csv(out / "test.csv", index=False)
     run = [command, "train", "--data-path", "learn.csv", "--splits-column", "split", "--output-dir", "model"]
     run += ["--smiles-columns", "smiles", "--target-columns", *targets, "--task-type", "classification"]
-    run += ["--epochs", str(how.epochs), "--batch-size", str(how.batch), "--tracking-metric", "roc", *_PLAIN]
-    run += ["--patience", str(how.patience)]
-    if name != CHEMPROP[0]:
-        run += ["--init-lr", str(how.first_rate), "--max-lr", str(how.rate), "--final-lr", str(how.last_rate)]
+    run += ["--epochs", str(ALONE.epochs), "--patience", str(ALONE.patience), "--tracking-metric", "roc", *_PLAIN]
+    run += ["--batch-size", str(ALONE.batch), "--warmup-epochs", str(int(ALONE.warm_up))]
+    run += ["--init-lr", str(ALONE.first_rate), "--max-lr", str(ALONE.rate), "--final-lr", str(ALONE.last_rate)]
     _call(run, out)
     run = [command, "predict", "--test-path", "test.csv", "--model-path", "model/model_0/best.pt"]
     _call([*run, "--smiles-columns", "smiles", "--preds-path", "found.csv", *_PLAIN], out)
@@ -170,12 +168,12 @@ def study(
 ) -> dict[str, Any]:
     """Teach everything, in turn by fold, and judge it."""
     data = read_data(work / "matrix.parquet", work / "folds.parquet")
-    names = [*NETWORKS, ONE, "logistic", "boosting", *(CHEMPROP if command else [])]
+    names = [*NETWORKS, ONE, "logistic", "boosting", *(["chemprop"] if command else [])]
     for fold in folds:
         print(f"{work.name}, fold {fold}", flush=True)
         learn_ours(data, fold, work, rotating, lambda line: None)
-        for name in CHEMPROP if command else ():
-            learn_chemprop(name, data, fold, work, str(command))
+        if command:
+            learn_chemprop(data, fold, work, command)
         learn_baseline("logistic", data, fold, work)
         learn_baseline("boosting", data, fold, work)
     found = evaluate(
