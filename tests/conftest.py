@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import os
+
+# Before torch is imported: its waiting threads spin, and where pytest-xdist has a process on every core they take from
+# each other many times what they add. Processes that tests start inherit it.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
