@@ -12,6 +12,7 @@ from typing import Any
 
 import cellinfer_models
 import numpy as np
+import onnx
 import torch
 from cellinfer.errors import ModelError
 from cellinfer.sessions import open_session
@@ -21,7 +22,7 @@ from cellinfer_training.assess import assess, summarise
 from cellinfer_training.augment import CropSampler, Targets
 from cellinfer_training.cards import Provenance
 from cellinfer_training.data import Sample
-from cellinfer_training.export import register
+from cellinfer_training.export import register, write_model
 from cellinfer_training.loop import Batch, Trainer, load_state, of_output, resume_step
 from cellinfer_training.networks import load_weights, settle_statistics
 from cellinfer_training.parity import contract
@@ -183,7 +184,7 @@ def finish(
     best = load_state(folder / "best.pt")
     network.load_state_dict(best["network"])
     path = folder / f"{recipe.name}.onnx"
-    _export(recipe, network, recipe.describe({}, provenance), path)
+    difference = _export(recipe, network, recipe.describe({}, provenance), path)
     session = open_session(path, device="cpu")
     scores = assess(session, held)
     write_scores(scores, folder / "scores.csv")
@@ -196,7 +197,7 @@ def finish(
     breaches = [figures["breach"] for figures in parity.values() if "breach" in figures]
     if breaches and provenance is None:
         raise _refusal(path, breaches[0])
-    difference = _export(recipe, network, card, path)
+    write_model(onnx.load(path), card, path)  # the same network; its card now says how good it is
     notes = [*notes, *breaches, f"torch and onnxruntime differ by {difference:.1e}"]
     write_summary(folder / "report.md", recipe.name, summary, notes)
     for breach in breaches:
