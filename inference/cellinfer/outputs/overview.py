@@ -14,6 +14,7 @@ from cellinfer_kernels.normalise import percentiles, rescale
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.image import imsave
 from numpy.typing import NDArray
 
 from cellinfer._version import __version__
@@ -56,8 +57,8 @@ def draw_overview(
     label_paths
         Gives the label images of a field.
     """
-    figure = Figure(figsize=(15, 13.5), facecolor="white", layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = Figure(figsize=(15, 13.5), dpi=110, facecolor="white", layout="constrained")
+    canvas: Any = FigureCanvasAgg(figure)  # whose methods have no types
     grid = figure.add_gridspec(2, 1, height_ratios=(1, 2.1))
     top, bottom = figure.add_subfigure(grid[0]), figure.add_subfigure(grid[1])
     left, right = top.subplots(1, 2)
@@ -72,8 +73,9 @@ def draw_overview(
     _contact_sheet(bottom, fields, settings, label_paths)
     figure.suptitle(f"{plate.name}   ·   {len(plate.fields)} fields   ·   cellinfer {__version__}", fontsize=15)
     path = folder / "overview.png"
+    canvas.draw()  # once: `savefig` draws everything twice, to lay it out and to paint it
     with durable(path) as partial:
-        figure.savefig(partial, dpi=110, format="png")
+        imsave(partial, canvas.buffer_rgba(), format="png", dpi=figure.dpi, pil_kwargs={"compress_level": 2})
     return path
 
 

@@ -145,13 +145,13 @@ def most_telling_feature(folder: Path) -> tuple[str, float] | None:
         table = pq.ParquetFile(folder / f"{name}.parquet")
         measured = [name for name in table.schema_arrow.names if not name.startswith(NOT_MEASURED)]
         features = [*filter(is_readout, measured)] or [*filter(is_biology, measured)]
+        if table.metadata.num_rows == 0:
+            continue
+        wells = table.read(_WELL_KEY).to_pandas().groupby(_WELL_KEY).ngroup()
+        wells = wells.where(wells >= 0)  # of no well: of no group either
         for start in range(0, len(features), 16):  # a few columns at a time: the table may not fit into memory
-            chosen = features[start : start + 16]
-            cells = table.read([*_WELL_KEY, *chosen]).to_pandas()
-            if len(cells) == 0:
-                continue
-            values = cells[chosen].astype(np.float64)
-            means = values.groupby([cells[key] for key in _WELL_KEY]).transform("mean").where(values.notna())
+            values = table.read(features[start : start + 16]).to_pandas().astype(np.float64)
+            means = values.groupby(wells).transform("mean").where(values.notna())
             total = values.var(ddof=0)
             share = (means.var(ddof=0) / total.where(total > 0)).dropna()
             if len(share) and (best is None or share.max() > best[1]):
