@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ import onnx
 import pandas as pd
 import pytest
 import tifffile
+from cellinfer.cli import main
 from cellinfer.simulate import simulate_plate
 
 from tests.conftest import draw_cells
@@ -24,11 +26,27 @@ from tests.test_sessions import description, save_identity
 HEAVY = {"numpy", "numba", "pandas", "pyarrow", "onnxruntime", "matplotlib", "cv2", "scipy"}
 """What takes too long to import for an answer in no time."""
 README = Path(__file__).resolve().parents[1] / "README.md"
+Completed = subprocess.CompletedProcess[str]
 
 
-def cellinfer(*arguments: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+def cellinfer(*arguments: object, cwd: Path | None = None) -> Completed:
+    """Run the command line as users do: in a process of its own."""
     command = [sys.executable, "-m", "cellinfer", *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=os.environ | {"COLUMNS": "200"})
+
+
+@pytest.fixture
+def here(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Completed]:
+    """As `cellinfer`, but the function that the script calls is called in this process, which starts no other."""
+    monkeypatch.setenv("COLUMNS", "200")
+
+    def call(*arguments: object) -> Completed:
+        monkeypatch.setattr(sys, "argv", ["cellinfer", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        return Completed(sys.argv, ended.value.code or 0, *capsys.readouterr())
+
+    return call
 
 
 @pytest.fixture(scope="module")
@@ -92,23 +110,25 @@ def test_a_run_says_where_everything_is(results: Path) -> None:
     assert (results / "overview.png").is_file()
 
 
-def test_the_assay_of_the_simulated_plate_is_excellent(results: Path, plate: Path) -> None:
+def test_the_assay_of_the_simulated_plate_is_excellent(
+    results: Path, plate: Path, here: Callable[..., Completed]
+) -> None:
     feature = "Cells_Ratio_NucleusCytoplasmMeanIntensity_GFP"
     controls = ("--control-column", "Control", "--negative", "-1", "--positive", "1", "--dose-column", "Dose")
-    done = cellinfer("assay", results, "--layout", plate / "layout.csv", *controls, "--feature", feature, "--json")
+    done = here("assay", results, "--layout", plate / "layout.csv", *controls, "--feature", feature, "--json")
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout)
     assert report["headline"] == feature
 
 
-def test_inspect_shows_the_plate(plate: Path) -> None:
-    done = cellinfer("inspect", plate / "images", "--json")
+def test_inspect_shows_the_plate(plate: Path, here: Callable[..., Completed]) -> None:
+    done = here("inspect", plate / "images", "--json")
     assert done.returncode == 0
     found = json.loads(done.stdout)
     assert found["channels"] == ["DNA", "GFP"]
 
 
-def test_segment_and_evaluate_close_the_circle(plate: Path, tmp_path: Path) -> None:
+def test_segment_and_evaluate_close_the_circle(plate: Path, tmp_path: Path, here: Callable[..., Completed]) -> None:
     dna = sorted(str(path) for path in (plate / "images").glob("*_DNA.tif"))[:4]
     done = cellinfer("segment", *dna, "--out", tmp_path / "found")
     assert done.returncode == 0, done.stderr
@@ -119,19 +139,21 @@ def test_segment_and_evaluate_close_the_circle(plate: Path, tmp_path: Path) -> N
         tifffile.imwrite(tmp_path / f"f{number}.tif", field["DNA"])
         tifffile.imwrite(truth / f"f{number}.tif", field["truth"].astype(np.uint16))
     images = [tmp_path / f"f{number}.tif" for number in range(3)]
-    assert cellinfer("segment", *images, "--out", tmp_path / "pred").returncode == 0
+    assert here("segment", *images, "--out", tmp_path / "pred").returncode == 0
     (tmp_path / "pred" / "f0.tif").write_bytes(images[0].read_bytes())
-    into_itself = cellinfer("segment", tmp_path / "pred", "--out", tmp_path / "pred")
+    into_itself = here("segment", tmp_path / "pred", "--out", tmp_path / "pred")
     assert "in 1 images" in into_itself.stdout  # label images of an earlier call are not images
     (tmp_path / "pred" / "f0.tif").unlink()
     note = json.loads((tmp_path / "pred" / "f0_labels.json").read_text())
     assert len(note["model"]["sha256"]) == 64
-    scored = cellinfer("evaluate", tmp_path / "pred", truth, "--json")
+    scored = here("evaluate", tmp_path / "pred", truth, "--json")
     assert scored.returncode == 0, scored.stderr
     assert '"images"' in scored.stdout
 
 
-def test_an_image_on_which_the_network_fails_does_not_cost_the_others(tmp_path: Path) -> None:
+def test_an_image_on_which_the_network_fails_does_not_cost_the_others(
+    tmp_path: Path, here: Callable[..., Completed]
+) -> None:
     model = onnx.load(save_identity(tmp_path / "narrow.onnx", description()))
     model.graph.initializer.append(onnx.numpy_helper.from_array(np.zeros(64, np.float32), "row"))
     model.graph.node[0].output[0] = "copies"
@@ -141,7 +163,7 @@ def test_an_image_on_which_the_network_fails_does_not_cost_the_others(tmp_path: 
         tifffile.imwrite(tmp_path / f"{name}.tif", draw_cells(1, (60, width), 5.0)["DNA"])
     images = [tmp_path / f"{name}.tif" for name in "abc"]
     options = ("--model", tmp_path / "narrow.onnx", "--device", "cpu", "--diameter", "28")
-    done = cellinfer("segment", *images, "--out", tmp_path / "found", *options)
+    done = here("segment", *images, "--out", tmp_path / "found", *options)
     assert done.returncode == 3, done.stderr
     assert "Traceback" not in done.stderr
     assert "b.tif" in done.stderr
@@ -149,11 +171,11 @@ def test_an_image_on_which_the_network_fails_does_not_cost_the_others(tmp_path: 
     assert sorted(path.stem for path in (tmp_path / "found").glob("*.tif")) == ["a_labels", "c_labels"]
 
 
-def test_models_are_listed_shown_and_verified() -> None:
-    assert "nuclei" in cellinfer("models", "list").stdout
-    shown = json.loads(cellinfer("models", "show", "nuclei", "--json").stdout)
+def test_models_are_listed_shown_and_verified(here: Callable[..., Completed]) -> None:
+    assert "nuclei" in here("models", "list").stdout
+    shown = json.loads(here("models", "show", "nuclei", "--json").stdout)
     assert shown["config"]["cellinfer"]["decoder"]["kind"] == "distance"
-    assert "golden objects" in cellinfer("models", "verify").stdout
+    assert "golden objects" in here("models", "verify").stdout
 
 
 def test_doctor_finds_this_installation_fit() -> None:
@@ -162,17 +184,17 @@ def test_doctor_finds_this_installation_fit() -> None:
     assert "onnxruntime" in done.stdout
 
 
-def error_of(*arguments: object) -> str:
-    done = cellinfer(*arguments)
-    assert done.returncode == 2, (done.stdout, done.stderr)
-    assert "Traceback" not in done.stderr
-    return done.stderr
+def test_bad_input_is_one_sentence(tmp_path: Path, plate: Path, here: Callable[..., Completed]) -> None:
+    def error_of(*arguments: object, run: Callable[..., Completed] = here) -> str:
+        done = run(*arguments)
+        assert done.returncode == 2, (done.stdout, done.stderr)
+        assert "Traceback" not in done.stderr
+        return done.stderr
 
-
-def test_bad_input_is_one_sentence(tmp_path: Path, plate: Path) -> None:
     empty = tmp_path / "empty"
     empty.mkdir()
     out = ("--out", tmp_path / "out")
+    assert error_of("run", empty, *out) == error_of("run", empty, *out, run=cellinfer)
     assert "no image" in error_of("run", empty, *out)
     assert "nowhere" in error_of("run", tmp_path / "nowhere", *out)
     assert "RFP" in error_of("run", plate / "images", *out, "--cells", "RFP")
