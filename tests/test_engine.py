@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -28,10 +29,10 @@ TABLES = ("Nuclei", "Cells", "Cytoplasm", "Image", "Well")
 SETTINGS = Settings(diameter=22)
 
 
-@pytest.fixture
-def plate(tmp_path: Path) -> Path:
-    """Six wells, two sites, two channels; B02 is black."""
-    folder = tmp_path / "plate"
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Six wells, two sites, two channels; B02 is black. To be left as it is."""
+    folder = tmp_path_factory.mktemp("plates") / "plate"
     folder.mkdir()
     for number, well in enumerate(("A01", "A02", "A03", "B01", "B02", "B03")):
         for site in (1, 2):
@@ -40,6 +41,25 @@ def plate(tmp_path: Path) -> Path:
                 image = field[channel] if well != "B02" else np.zeros((130, 150), np.uint16)
                 tifffile.imwrite(folder / f"{well}_s{site}_{channel}.tif", image)
     return folder
+
+
+@pytest.fixture
+def plate(drawn: Path, tmp_path: Path) -> Path:
+    """The plate, to be changed at will."""
+    return Path(shutil.copytree(drawn, tmp_path / "plate"))
+
+
+@pytest.fixture(scope="module")
+def finished(drawn: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, RunResult]:
+    """A run of the plate, to be left as it is, and what was said of it."""
+    out = tmp_path_factory.mktemp("finished") / "out"
+    return out, analyse(drawn, out)
+
+
+@pytest.fixture
+def out(finished: tuple[Path, RunResult], tmp_path: Path) -> Path:
+    """The results of a run of the plate, to be changed at will; nothing in them depends on where they are."""
+    return Path(shutil.copytree(finished[0], tmp_path / "out"))
 
 
 def analyse(plate: Path, out: Path, **options: Any) -> RunResult:
@@ -75,11 +95,11 @@ def test_a_plate_becomes_tables(plate: Path, tmp_path: Path) -> None:
         assert len(pd.read_csv(out / f"{name}.csv")) == pq.ParquetFile(out / f"{name}.parquet").metadata.num_rows
 
 
-def test_label_images_match_the_tables(plate: Path, tmp_path: Path) -> None:
-    analyse(plate, tmp_path / "out")
-    nuclei = pd.read_parquet(tmp_path / "out" / "Nuclei.parquet")
+def test_label_images_match_the_tables(finished: tuple[Path, RunResult]) -> None:
+    out, _ = finished
+    nuclei = pd.read_parquet(out / "Nuclei.parquet")
     site = nuclei.query("Metadata_Well == 'A03' and Metadata_Site == 2")
-    labels = tifffile.imread(tmp_path / "out" / "labels" / "Nuclei" / "plate_A03_s2_t1.ome.tiff")
+    labels = tifffile.imread(out / "labels" / "Nuclei" / "plate_A03_s2_t1.ome.tiff")
     assert labels.dtype == np.uint16
     assert np.bincount(labels.ravel())[1:].tolist() == site["Nuclei_AreaShape_Area"].tolist()
 
@@ -96,41 +116,38 @@ def test_run_json_says_what_made_the_tables(plate: Path, tmp_path: Path) -> None
     assert {"numpy", "onnxruntime", "python"} <= set(info["versions"])
 
 
-def test_the_overview_is_a_picture(plate: Path, tmp_path: Path) -> None:
+def test_the_overview_is_a_picture(finished: tuple[Path, RunResult]) -> None:
     import cv2
 
-    result = analyse(plate, tmp_path / "out")
-    picture = cv2.imread(str(result.overview))
+    picture = cv2.imread(str(finished[1].overview))
     assert picture.shape[0] > 800
     assert picture.std() > 20
 
 
-def test_the_same_command_again_does_nothing(plate: Path, tmp_path: Path) -> None:
-    first = analyse(plate, tmp_path / "out")
-    before = contents(tmp_path / "out")
-    second = analyse(plate, tmp_path / "out")
+def test_the_same_command_again_does_nothing(plate: Path, out: Path, finished: tuple[Path, RunResult]) -> None:
+    first = finished[1]
+    before = contents(out)
+    second = analyse(plate, out)
     assert (first.reused, second.reused) == (0, 12)
-    assert contents(tmp_path / "out") == before
-    assert analyse(plate, tmp_path / "out", fresh=True).reused == 0
-    assert contents(tmp_path / "out") == before
+    assert contents(out) == before
+    assert analyse(plate, out, fresh=True).reused == 0
+    assert contents(out) == before
 
 
-def test_only_what_changed_is_done_again(plate: Path, tmp_path: Path) -> None:
-    analyse(plate, tmp_path / "out")
+def test_only_what_changed_is_done_again(plate: Path, out: Path, tmp_path: Path) -> None:
     field = draw_cells(99, (130, 150))
     tifffile.imwrite(plate / "A02_s1_GFP.tif", field["GFP"])
     os.utime(plate / "A03_s1_GFP.tif", (0, 2**31))  # time alone means nothing
-    shard = tmp_path / "out" / "fields" / "plate_B01_s1_t1.arrows"
+    shard = out / "fields" / "plate_B01_s1_t1.arrows"
     shard.write_bytes(shard.read_bytes()[:-10])
-    again = analyse(plate, tmp_path / "out")
+    again = analyse(plate, out)
     assert again.reused == 10
     analyse(plate, tmp_path / "fresh")
-    assert contents(tmp_path / "out") == contents(tmp_path / "fresh")
+    assert contents(out) == contents(tmp_path / "fresh")
 
 
-def test_other_settings_do_everything_again(plate: Path, tmp_path: Path) -> None:
-    analyse(plate, tmp_path / "out")
-    assert analyse(plate, tmp_path / "out", settings=Settings(diameter=22, edge="keep")).reused == 0
+def test_other_settings_do_everything_again(plate: Path, out: Path) -> None:
+    assert analyse(plate, out, settings=Settings(diameter=22, edge="keep")).reused == 0
 
 
 def test_bad_files_are_quarantined_and_the_rest_runs(plate: Path, tmp_path: Path) -> None:
@@ -186,13 +203,14 @@ def test_a_plate_where_everything_fails_still_says_why(tmp_path: Path) -> None:
     assert pd.read_parquet(tmp_path / "out" / "Image.parquet")["Image_Status"].tolist() == ["failed"]
 
 
-def test_a_plate_where_everything_fails_has_every_column(plate: Path, tmp_path: Path) -> None:
-    analyse(plate, tmp_path / "good")
+def test_a_plate_where_everything_fails_has_every_column(
+    plate: Path, tmp_path: Path, finished: tuple[Path, RunResult]
+) -> None:
     for path in plate.glob("*.tif"):
         path.write_bytes(b"")
     assert analyse(plate, tmp_path / "bad").fields == 0
     for name in TABLES:
-        good, bad = (pq.read_schema(tmp_path / kind / f"{name}.parquet") for kind in ("good", "bad"))
+        good, bad = (pq.read_schema(folder / f"{name}.parquet") for folder in (finished[0], tmp_path / "bad"))
         assert good.equals(bad), name
     assert pd.read_parquet(tmp_path / "bad" / "Well.parquet")["Image_Count_Cells"].tolist() == [0] * 6
 
@@ -220,18 +238,20 @@ def test_another_plate_in_the_same_folder_is_refused_or_starts_afresh(plate: Pat
     assert len(list((tmp_path / "out" / "labels" / "Cells").iterdir())) == 1
 
 
-def test_a_run_says_what_it_took_for_granted(plate: Path, tmp_path: Path) -> None:
-    said = analyse(plate, tmp_path / "out").notes
+def test_a_run_says_what_it_took_for_granted(
+    plate: Path, out: Path, finished: tuple[Path, RunResult], tmp_path: Path
+) -> None:
+    said = finished[1].notes
     assert "nuclei are looked for in 'DNA', cells in 'GFP'" in said
     notes = " | ".join(said)
     assert "2 of 12 fields are flagged" in notes  # the black well
     assert "constant" in notes
-    (tmp_path / "out" / "assay").mkdir()
-    (tmp_path / "out" / "assay" / "assay.json").write_text("{}")
-    again = " | ".join(analyse(plate, tmp_path / "out", settings=Settings(diameter=22, edge="keep")).notes)
+    (out / "assay").mkdir()
+    (out / "assay" / "assay.json").write_text("{}")
+    again = " | ".join(analyse(plate, out, settings=Settings(diameter=22, edge="keep")).notes)
     assert "settings or model differ" in again
     assert "assay results of the earlier tables were removed" in again
-    assert not (tmp_path / "out" / "assay").exists()
+    assert not (out / "assay").exists()
     for path in plate.glob("*_GFP.tif"):
         path.unlink()
     alone = " | ".join(analyse(plate, tmp_path / "one").notes)
@@ -252,16 +272,16 @@ def test_a_diameter_that_nothing_showed_is_not_kept(plate: Path, tmp_path: Path)
     assert seeing.diameter == pytest.approx(22, rel=0.2)
 
 
-def test_a_field_that_fails_later_takes_its_results_along(plate: Path, tmp_path: Path) -> None:
-    analyse(plate, tmp_path / "out")
+def test_a_field_that_fails_later_takes_its_results_along(plate: Path, out: Path) -> None:
+    assert (out / "labels" / "Nuclei" / "plate_A01_s1_t1.ome.tiff").exists()
     (plate / "A01_s1_DNA.tif").unlink()
-    result = analyse(plate, tmp_path / "out")
+    result = analyse(plate, out)
     assert list(result.failed) == ["plate_A01_s1_t1"]
-    assert not (tmp_path / "out" / "labels" / "Nuclei" / "plate_A01_s1_t1.ome.tiff").exists()
+    assert not (out / "labels" / "Nuclei" / "plate_A01_s1_t1.ome.tiff").exists()
     assert result.overview.is_file()
 
 
-def test_a_new_well_leaves_the_others_alone(plate: Path, tmp_path: Path) -> None:
+def test_a_new_well_leaves_the_others_alone(plate: Path, tmp_path: Path, finished: tuple[Path, RunResult]) -> None:
     late = {path: path.read_bytes() for path in plate.glob("A01_*.tif")}
     for path in late:
         path.unlink()
@@ -269,14 +289,12 @@ def test_a_new_well_leaves_the_others_alone(plate: Path, tmp_path: Path) -> None
     for path, content in late.items():
         path.write_bytes(content)
     assert analyse(plate, tmp_path / "out").reused == 10
-    analyse(plate, tmp_path / "fresh")
-    assert contents(tmp_path / "out") == contents(tmp_path / "fresh")
+    assert contents(tmp_path / "out") == contents(finished[0])
 
 
-def test_lost_label_images_are_made_again(plate: Path, tmp_path: Path) -> None:
-    analyse(plate, tmp_path / "out")
-    (tmp_path / "out" / "labels" / "Cells" / "plate_B03_s2_t1.ome.tiff").unlink()
-    assert analyse(plate, tmp_path / "out").reused == 11
+def test_lost_label_images_are_made_again(plate: Path, out: Path) -> None:
+    (out / "labels" / "Cells" / "plate_B03_s2_t1.ome.tiff").unlink()
+    assert analyse(plate, out).reused == 11
 
 
 def test_a_bug_in_one_field_does_not_cost_the_plate(
@@ -373,7 +391,7 @@ run(sys.argv[1], sys.argv[2], settings=Settings(diameter=22), device="cpu", thre
 
 
 @pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
-def test_a_killed_run_goes_on_to_the_same_bytes(plate: Path, tmp_path: Path) -> None:
+def test_a_killed_run_goes_on_to_the_same_bytes(plate: Path, tmp_path: Path, finished: tuple[Path, RunResult]) -> None:
     command = [sys.executable, "-c", PROGRAM, str(plate), str(tmp_path / "out")]
     for kill_after in (2, 5):
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
@@ -383,11 +401,10 @@ def test_a_killed_run_goes_on_to_the_same_bytes(plate: Path, tmp_path: Path) -> 
             process.send_signal(signal.SIGKILL)
     with (tmp_path / "out" / "journal.jsonl").open("a") as journal:
         journal.write('0123456789abcdef ["field", {"field": "plate_A0')  # a torn line
-    finished = analyse(plate, tmp_path / "out")
-    assert finished.complete
-    assert finished.reused >= 5
-    analyse(plate, tmp_path / "untouched")
-    assert contents(tmp_path / "out") == contents(tmp_path / "untouched")
+    last = analyse(plate, tmp_path / "out")
+    assert last.complete
+    assert last.reused >= 5
+    assert contents(tmp_path / "out") == contents(finished[0])
 
 
 def test_results_are_exported_at_the_end(plate: Path, tmp_path: Path) -> None:
@@ -405,18 +422,17 @@ def test_results_are_exported_at_the_end(plate: Path, tmp_path: Path) -> None:
     assert any("export/ holds the earlier tables" in note for note in again.notes)
 
 
-def test_a_well_that_is_gone_takes_what_was_made_of_it_along(plate: Path, tmp_path: Path) -> None:
-    analyse(plate, tmp_path / "out")
-    (tmp_path / "out" / "assay").mkdir()
-    (tmp_path / "out" / "assay" / "assay.json").write_text("{}")
-    assert not any("assay" in note for note in analyse(plate, tmp_path / "out").notes)
-    assert (tmp_path / "out" / "assay").exists()
+def test_a_well_that_is_gone_takes_what_was_made_of_it_along(plate: Path, out: Path) -> None:
+    (out / "assay").mkdir()
+    (out / "assay" / "assay.json").write_text("{}")
+    assert not any("assay" in note for note in analyse(plate, out).notes)
+    assert (out / "assay").exists()
     for path in plate.glob("A01_*"):
         path.unlink()
-    again = analyse(plate, tmp_path / "out")
+    again = analyse(plate, out)
     assert again.reused == 10
     assert any("assay results of the earlier tables were removed" in note for note in again.notes)
-    assert not (tmp_path / "out" / "assay").exists()
+    assert not (out / "assay").exists()
 
 
 def test_a_result_that_cannot_be_written_for_lack_of_memory_is_one_field_s_failure(
@@ -438,9 +454,8 @@ def test_a_result_that_cannot_be_written_for_lack_of_memory_is_one_field_s_failu
     assert result.complete  # tried again while no other field was in work
 
 
-def test_half_written_files_of_a_killed_run_are_cleared_away(plate: Path, tmp_path: Path) -> None:
-    analyse(plate, tmp_path / "out")
-    left = tmp_path / "out" / "labels" / "Cells" / ".plate_A01_s1_t1.ome.tiff.99-abc.partial"
+def test_half_written_files_of_a_killed_run_are_cleared_away(plate: Path, out: Path) -> None:
+    left = out / "labels" / "Cells" / ".plate_A01_s1_t1.ome.tiff.99-abc.partial"
     left.write_bytes(b"II")
-    analyse(plate, tmp_path / "out")
+    analyse(plate, out)
     assert not left.exists()
