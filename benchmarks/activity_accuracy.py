@@ -6,7 +6,8 @@
 DATA is the folder with `activity`; COMMAND the `chemprop` of an environment of its own. All learn from the same
 compounds and are judged on the same ones by `cellinfer activity evaluate`. Rates were chosen by what validation folds
 say, never by those that are judged on. Our ensembles have four members, each stopped by another fold; beside chemprop
-stands one network, taught for as long and at the same rates, and stopped by the same compounds.
+(its own sizes and rates, as many epochs as ours at most) stands one network that is taught and stopped by the same
+compounds; on a processor chemprop takes a quarter of an hour per fold, so `--chemprop-folds` says how many.
 
 `broad6k`: 6,567 compounds, 24 assays, the five scaffold folds of Moshkov et al. 2023, whose networks learnt from 16,170
 compounds. `tox21`: 12 assays; five balanced scaffold folds, and the division of DeepChem (80, 10, 10 %; the largest
@@ -17,9 +18,10 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -44,11 +46,17 @@ NETWORKS: Mapping[str, tuple[Architecture, Settings]] = {
     "graph": (Architecture(), Settings(epochs=40, rate=4e-3, first_rate=4e-4, last_rate=2e-4)),
     "morgan": (Architecture(), Settings(epochs=20, decay=3e-4)),
 }
-ALONE = replace(NETWORKS["graph"][1], epochs=20)
-"""Of chemprop and of the one network beside it."""
 PUBLISHED = {"published graph": "cp_es_op", "published Morgan": "cpcl_es_op"}
 ONE, FUSED = "graph-of-one", "graph+morgan"
 _DESCRIBED = ("compound_index", "smiles", "inchikey_first_block", "scaffold_fold", "morphology_fold", "expression_fold")
+
+
+@dataclass(frozen=True)
+class Peer:
+    """chemprop: its command, and on how many folds it is taught."""
+
+    command: str | None
+    folds: int
 
 
 def write_broad6k(data: Path, work: Path) -> None:
@@ -58,6 +66,15 @@ def write_broad6k(data: Path, work: Path) -> None:
     assays = table.drop(columns=list(_DESCRIBED)).astype("Int8")
     pd.concat([names, table["smiles"].rename(SMILES), assays], axis=1).to_parquet(work / "matrix.parquet")
     pd.DataFrame({COMPOUND: names, FOLD: table["scaffold_fold"]}).to_parquet(work / "folds.parquet")
+
+
+def pick_published(data: Path, work: Path) -> Path:
+    """Write the published figures of the assays that are here."""
+    table = pd.read_csv(data / "activity/moshkov2023/scaffold_median_auc.csv")
+    assays = pd.read_parquet(work / "matrix.parquet").columns
+    path = work / "published.csv"
+    table[table["assay_id"].isin(assays) & table["descriptor"].isin(PUBLISHED.values())].to_csv(path, index=False)
+    return path
 
 
 def write_tox21(data: Path, work: Path, deepchem: bool) -> None:
@@ -100,9 +117,10 @@ def learn_ours(data: ActivityData, fold: int, work: Path, rotating: bool, report
     every = {name: (name, MEMBERS) for name in NETWORKS} | {ONE: ("graph", 1)}
     for name, (sees, members) in every.items():
         out, (architecture, settings) = work / name / str(fold), NETWORKS[sees]
-        settings = ALONE if name == ONE else settings
         if (out / "predictions.parquet").exists():
             continue
+        if name == ONE:  # the ensemble's first member is the same network
+            shutil.copytree(work / sees / str(fold) / "member-0", out / "member-0", dirs_exist_ok=True)
         if rotating:
             train_activity(data, [sees], fold, out, architecture, settings, members, report=report)
             continue
@@ -114,7 +132,7 @@ def learn_ours(data: ActivityData, fold: int, work: Path, rotating: bool, report
 
 
 def learn_chemprop(data: ActivityData, fold: int, work: Path, command: str) -> None:
-    """Teach chemprop for as long and at the rates as our one network, which learns from and is stopped by the same."""
+    """Teach chemprop at its own sizes and rates; our one network learns from and is stopped by the same compounds."""
     out = work / "chemprop" / str(fold)
     if (out / "predictions.parquet").exists():
         return
@@ -129,9 +147,8 @@ def learn_chemprop(data: ActivityData, fold: int, work: Path, command: str) -> N
     table.loc[parts.test, ["smiles"]].to_csv(out / "test.csv", index=False)
     run = [command, "train", "--data-path", "learn.csv", "--splits-column", "split", "--output-dir", "model"]
     run += ["--smiles-columns", "smiles", "--target-columns", *targets, "--task-type", "classification"]
-    run += ["--epochs", str(ALONE.epochs), "--patience", str(ALONE.patience), "--tracking-metric", "roc", *_PLAIN]
-    run += ["--batch-size", str(ALONE.batch), "--warmup-epochs", str(int(ALONE.warm_up))]
-    run += ["--init-lr", str(ALONE.first_rate), "--max-lr", str(ALONE.rate), "--final-lr", str(ALONE.last_rate)]
+    epochs, batch = NETWORKS["graph"][1].epochs, NETWORKS["graph"][1].batch
+    run += ["--epochs", str(epochs), "--batch-size", str(batch), "--tracking-metric", "roc", *_PLAIN]
     _call(run, out)
     run = [command, "predict", "--test-path", "test.csv", "--model-path", "model/model_0/best.pt"]
     _call([*run, "--smiles-columns", "smiles", "--preds-path", "found.csv", *_PLAIN], out)
@@ -163,42 +180,48 @@ def _write(path: Path, data: ActivityData, rows: NDArray[np.integer], probabilit
     table.to_parquet(path)
 
 
-def study(
-    work: Path, folds: Sequence[int], rotating: bool, command: str | None, published: Path | None
-) -> dict[str, Any]:
+def study(work: Path, folds: Sequence[int], rotating: bool, peer: Peer, published: Path | None) -> dict[str, Any]:
     """Teach everything, in turn by fold, and judge it."""
     data = read_data(work / "matrix.parquet", work / "folds.parquet")
-    names = [*NETWORKS, ONE, "logistic", "boosting", *(["chemprop"] if command else [])]
+    beside = list(folds)[: peer.folds] if peer.command else []
     for fold in folds:
         print(f"{work.name}, fold {fold}", flush=True)
         learn_ours(data, fold, work, rotating, lambda line: None)
-        if command:
-            learn_chemprop(data, fold, work, command)
+        if fold in beside:
+            learn_chemprop(data, fold, work, str(peer.command))
         learn_baseline("logistic", data, fold, work)
         learn_baseline("boosting", data, fold, work)
+    names = [*NETWORKS, ONE, "logistic", "boosting"]
+    result = {"compounds": len(data), "assays": len(data.assays), **judge(work, folds, names, published)}
+    if beside:
+        result["beside_chemprop"] = {"folds": beside, **judge(work, beside, [*NETWORKS, ONE, "chemprop"], None)}
+    return result
+
+
+def judge(work: Path, folds: Sequence[int], names: Sequence[str], published: Path | None) -> dict[str, Any]:
+    """Compare all, and graph and Morgan fused, on the same compounds."""
     found = evaluate(
         {name: [work / name / str(fold) for fold in folds] for name in names},
         work / "matrix.parquet",
-        work / "evaluation",
+        work / ("evaluation" if "chemprop" not in names else "evaluation-chemprop"),
         folds=work / "folds.parquet",
         validation={name: [work / name / str(fold) for fold in folds] for name in NETWORKS},
         scores=None if published is None else {"": published},
         choose=None if published is None else PUBLISHED,
         fuse=[FUSED],
         by=["max", "mean", "learned"],
+        venn=list(NETWORKS),
+        against=f"mean {FUSED}",
     )
-    over = found.summary["over_folds"] == "median"
-    means = found.summary[over & (found.summary["statistic"] == "mean")]
-    apart = found.differences[
-        (found.differences["over_folds"] == "median") & (found.differences["statistic"] == "mean")
-    ]
-    assays = found.by_assay[found.by_assay["metric"] == "AUROC"] if "metric" in found.by_assay else found.by_assay
+    tables = {"mean_over_assays": found.summary, "differences": found.differences}
+    means = {
+        name: table[(table["over_folds"] == "median") & (table["statistic"] == "mean")].drop(columns="statistic")
+        for name, table in tables.items()
+    }
+    assays = found.by_assay.pivot(index="assay", columns="modality", values="AUROC_median").round(4)
     return {
-        "compounds": len(data),
-        "assays": len(data.assays),
-        "mean_over_assays": json.loads(means.to_json(orient="records")),
-        "differences": json.loads(apart.to_json(orient="records")),
-        "by_assay": json.loads(assays.to_json(orient="records")),
+        **{name: json.loads(table.round(4).to_json(orient="records")) for name, table in means.items()},
+        "median_auroc_by_assay": json.loads(assays.to_json(orient="index")),
         "notes": list(found.notes),
     }
 
@@ -209,6 +232,7 @@ def main() -> None:
     parser.add_argument("data", type=Path)
     parser.add_argument("work", type=Path)
     parser.add_argument("--chemprop", help="its command")
+    parser.add_argument("--chemprop-folds", type=int, default=5)
     asked = parser.parse_args()
     places = {
         part: asked.work / part for part in (["broad6k"] if asked.what == "broad6k" else ["balanced", "deepchem"])
@@ -221,8 +245,9 @@ def main() -> None:
             write_broad6k(asked.data, work)
         else:
             write_tox21(asked.data, work, deepchem)
-        published = asked.data / "activity/moshkov2023/scaffold_median_auc.csv" if asked.what == "broad6k" else None
-        results[part] = study(work, [0] if deepchem else range(5), not deepchem, asked.chemprop, published)
+        published = pick_published(asked.data, work) if asked.what == "broad6k" else None
+        peer = Peer(asked.chemprop, asked.chemprop_folds)
+        results[part] = study(work, [0] if deepchem else range(5), not deepchem, peer, published)
         for row in results[part]["mean_over_assays"]:
             if row["metric"] == "AUROC":
                 print(f"{part}  {row['modality']:<32} {row['value']:.4f}  [{row['low']:.3f}, {row['high']:.3f}]")
