@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -29,22 +30,29 @@ def run_with_cache(**environment: str) -> tuple[int, Path]:
     return int(count), Path(folder)
 
 
-def test_a_second_process_compiles_nothing(tmp_path: Path) -> None:
-    first, folder = run_with_cache(CELLINFER_CACHE=str(tmp_path))
+@pytest.fixture(scope="module")
+def filled(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, int, Path]:
+    """A cache as a first process leaves it: where it is, how much was compiled, where the process put it."""
+    cache = tmp_path_factory.mktemp("cache")
+    return cache, *run_with_cache(CELLINFER_CACHE=str(cache))
+
+
+def test_a_second_process_compiles_nothing(filled: tuple[Path, int, Path]) -> None:
+    cache, first, folder = filled
     assert first > 0
-    assert folder.parent == tmp_path
-    assert run_with_cache(CELLINFER_CACHE=str(tmp_path)) == (0, folder)
+    assert folder.parent == cache
+    assert run_with_cache(CELLINFER_CACHE=str(cache)) == (0, folder)
 
 
 @pytest.mark.skipif(os.name == "nt", reason="POSIX permissions")
-def test_the_cache_is_readable_by_its_user_alone(tmp_path: Path) -> None:
-    _, folder = run_with_cache(CELLINFER_CACHE=str(tmp_path))
+def test_the_cache_is_readable_by_its_user_alone(filled: tuple[Path, int, Path]) -> None:
+    folder = filled[2]
     assert folder.stat().st_mode & 0o077 == 0
 
 
 @pytest.mark.parametrize("kind", ["nbi", "nbc"])
-def test_truncated_cache_files_are_compiled_again(tmp_path: Path, kind: str) -> None:
-    run_with_cache(CELLINFER_CACHE=str(tmp_path))
+def test_truncated_cache_files_are_compiled_again(filled: tuple[Path, int, Path], tmp_path: Path, kind: str) -> None:
+    shutil.copytree(filled[0], tmp_path, dirs_exist_ok=True)
     files = list(tmp_path.rglob(f"*.{kind}"))
     assert files
     for file in files:
