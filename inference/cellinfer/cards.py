@@ -180,6 +180,9 @@ class ActivityCard(Card):
         What the network sees, in order: `graph`, `morgan`, or the names of profiles.
     features
         Profile -> its features in order.
+    profiles
+        Profile -> how `cellinfer profile` made those that it was trained on, by the names of its settings; those that
+        it did not make are not there.
     assays
         Their names, in the order of the output.
     members
@@ -207,6 +210,7 @@ class ActivityCard(Card):
 
     modalities: tuple[str, ...]
     features: Mapping[str, tuple[str, ...]] = field(repr=False)
+    profiles: Mapping[str, Mapping[str, Any]] = field(repr=False)
     assays: tuple[str, ...] = field(repr=False)
     members: int
     depth: int
@@ -302,6 +306,7 @@ def parse_activity_card(description: Mapping[str, Any], source: str) -> Activity
         **_common(look, source, has_channels=False),
         modalities=tuple(str(each("name")) for each in modalities),
         features={str(each("name")): tuple(map(str, each.items("features"))) for each in profiles},
+        profiles={str(each("name")): each.mapping("profiles") for each in profiles if "profiles" in each.mapping()},
         assays=tuple(map(str, inner.items("assays"))),
         members=inner.whole("members"),
         depth=inner.whole("depth"),

@@ -284,7 +284,12 @@ def activity(
         typer.Option(help="graph, morgan, or a profile's name; several are put side by side.", show_default="graph"),
     ] = None,
     profiles: Annotated[
-        list[str] | None, typer.Option(help="NAME=TABLE of profiles by Metadata_Compound; may be repeated.")
+        list[str] | None,
+        typer.Option(help="NAME=TABLE of profiles, or the folder of `cellinfer profile`; may be repeated."),
+    ] = None,
+    join: Annotated[
+        str | None,
+        typer.Option(help="Column of the profiles with names of compounds.", show_default="by name: Metadata_Compound"),
     ] = None,
     name: Annotated[str, typer.Option(help="Name of the model.")] = "activity",
     members: Annotated[
@@ -320,7 +325,9 @@ def activity(
         if not found:
             raise typer.BadParameter(f"profiles are given as NAME=TABLE, not {text!r}")
         tables[what] = Path(table)
-    data = read_data(matrix, folds, tables)
+    data = read_data(matrix, folds, tables, join)
+    for note in data.notes:
+        typer.echo(f"note: {note}")
     architecture = Architecture(hidden=hidden, depth=depth, layers=layers, dropout=dropout)
     settings = Settings(
         epochs=epochs,

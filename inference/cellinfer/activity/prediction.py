@@ -25,7 +25,7 @@ from cellinfer._version import __version__
 from cellinfer.activity import fusion
 from cellinfer.activity.columns import COMPOUND, GIVEN, ROW, SMILES
 from cellinfer.activity.models import ActivityModel, open_activity
-from cellinfer.activity.tables import PARQUET, TEXTS, columns_of, ending, read_table
+from cellinfer.activity.profiles import Profiles, read_profiles
 from cellinfer.errors import InputError, ModelError
 from cellinfer.files import durable, json_ready, sha256_of
 from cellinfer.outputs.frames import growing_table
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from cellinfer.activity.processes import Readers
     from cellinfer.activity.structures import Structures
 
-__all__ = ["FUSIONS", "PredictResult", "PredictSettings", "Profiles", "predict", "read_profiles"]
+__all__ = ["FUSIONS", "PredictResult", "PredictSettings", "predict"]
 
 FUSIONS = {"max": fusion.largest, "mean": fusion.average}
 STANDARDISE = ("card", "default", "none")
@@ -51,12 +51,9 @@ DOMAIN, UNKNOWN = "Metadata_Applicability", "Metadata_Unknown_Elements"
 SPREAD = "_spread"
 INSIDE, OUTSIDE = "inside", "outside"
 NO_PROFILE = "no profile"
-TREATMENTS = "Treatment.parquet"
 _PIECE = 4_000
 """Compounds at a time: 270 assays of three models take 100 MB."""
 _STRUCTURES = ("graph", "morgan")
-_JOINS = ("compound", "treatment", "broad_sample", "pert_iname", "compound_id", "id", "name")
-"""Columns, perhaps after `Metadata_`, that name the compounds of profiles."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,38 +90,6 @@ class PredictResult:
     def to_dict(self) -> dict[str, Any]:
         """Return what the JSON file holds."""
         return self.info
-
-
-@dataclass(frozen=True)
-class Profiles:
-    """Profiles of compounds.
-
-    Attributes
-    ----------
-    path, column
-        Where they come from, and its column with names.
-    compounds
-        `(n,)` names, each once, in the order in which they first appear.
-    table
-        n rows of features, float32, NaN where a value is missing.
-    averaged
-        Compounds that have several rows, of which the mean was taken.
-    unnamed
-        Rows without a name, which were left out.
-    infinite
-        Values that were not finite and are taken for missing.
-    missing
-        Values that compounds with a profile lack, of the means; models take the training compounds' mean instead.
-    """
-
-    path: Path
-    column: str
-    compounds: pd.Index
-    table: pd.DataFrame
-    averaged: int
-    unnamed: int
-    infinite: int
-    missing: int
 
 
 def predict(
@@ -226,96 +191,6 @@ def _profiles(
             f"The model {called!r} sees profiles of {missing[0]!r}: give them with --profiles {missing[0]}=TABLE."
         )
     return {name: read_profiles(paths[name], name, wanted, settings.join) for name, wanted in seen.items()}
-
-
-def read_profiles(path: str | Path, name: str, features: Mapping[str, str], join: str | None = None) -> Profiles:
-    """Read profiles of compounds; several rows of one compound become their mean.
-
-    Parameters
-    ----------
-    path
-        Table (Parquet, CSV, TSV; also `.gz`) or folder that `cellinfer profile` wrote: its profiles of treatments.
-    name
-        What models call these profiles.
-    features
-        Those to read -> the model that sees it.
-    join
-        Column with names of compounds; None: found by its name.
-
-    Raises
-    ------
-    InputError
-        If the table cannot be read, has no such column, or lacks features.
-    """
-    path = _table_of(Path(path))
-    columns = _columns(path)
-    if missing := [feature for feature in features if feature not in columns]:
-        raise InputError(
-            f"{path} lacks {len(missing)} of the {len(features)} features that the model "
-            f"{features[missing[0]]!r} sees as {name!r}, such as {', '.join(map(repr, missing[:3]))}: profiles must "
-            "have the features that it was trained on."
-        )
-    column = _join_column(path, columns, join)
-    if column in features:
-        raise InputError(f"{column!r} of {path} is a feature: name the column with names of compounds with --join.")
-    table = read_table(path, [column, *features], texts=[column])
-    names = table.pop(column)
-    known = names.notna().to_numpy() & (names.astype("string").fillna("").str.strip() != "").to_numpy(bool)
-    try:
-        with np.errstate(over="ignore"):  # what is too large becomes infinite, and is told of
-            values = table.loc[known, list(features)].astype(np.float32)
-    except (TypeError, ValueError) as error:
-        raise InputError(f"{path} has features that are no numbers ({str(error).splitlines()[0]}).") from error
-    infinite = np.isinf(values.to_numpy())
-    if infinite.any():
-        values = values.mask(infinite)
-    keys = _texts(names[known])
-    grouped = values.groupby(keys.to_numpy(), sort=False)
-    averaged = int((grouped.size() > 1).sum())
-    means = grouped.mean().astype(np.float32)
-    if means.empty:
-        raise InputError(f"{path} names no compound in {column}: say with --join which column does.")
-    lacking = means.isna().to_numpy()
-    unknown = int(lacking[~lacking.all(axis=1)].sum())
-    compounds = pd.Index(means.index.astype(str))
-    return Profiles(path, column, compounds, means, averaged, int((~known).sum()), int(infinite.sum()), unknown)
-
-
-def _table_of(path: Path) -> Path:
-    if not path.is_dir():
-        return path
-    if not (path / "profile.json").is_file():
-        raise InputError(f"{path} is no finished result of `cellinfer profile`: give that folder, or a table.")
-    if not (path / TREATMENTS).is_file():
-        raise InputError(f"{path} has no {TREATMENTS}: make profiles of treatments, see `cellinfer profile --help`.")
-    return path / TREATMENTS
-
-
-def _columns(path: Path) -> tuple[str, ...]:
-    if not path.is_file():
-        raise InputError(f"There are no profiles {path}: name a table, or a folder that `cellinfer profile` wrote.")
-    if ending(path) not in (*TEXTS, *PARQUET):
-        raise InputError(f"{path} must end in .csv, .tsv, .txt or .parquet.")
-    return columns_of(path)
-
-
-def _join_column(path: Path, columns: Sequence[str], join: str | None) -> str:
-    if join is not None:
-        if join not in columns:
-            raise InputError(f"{path} has no column {join!r} that names compounds: say which one does with --join.")
-        return join
-    plain = {name.lower().removeprefix("metadata_"): name for name in reversed(columns)}
-    found = next((plain[name] for name in _JOINS if name in plain), None)
-    if found is None:
-        raise InputError(f"{path} has no column that is called Metadata_Compound: name it with --join.")
-    return found
-
-
-def _texts(names: pd.Series) -> pd.Series:
-    """Return names as the list of molecules has them: whole numbers without a point, nothing around."""
-    if pd.api.types.is_float_dtype(names.dtype) and (names % 1 == 0).all():
-        names = names.astype(np.int64)
-    return names.astype(str).str.strip()
 
 
 class _Work:
@@ -514,21 +389,8 @@ class _Work:
                 )
         if self.file is None:
             self.notes.append("There are no structures: how similar compounds are to training compounds is not known.")
-        for name, each in self.profiles.items():
-            if each.averaged:
-                self.notes.append(
-                    f"{each.averaged:,} compounds have several profiles of {name!r} ({each.column}): their mean is "
-                    "taken."
-                )
-            if each.unnamed:
-                self.notes.append(f"{each.unnamed:,} rows of {each.path} name no compound and are left out.")
-            if each.infinite:
-                self.notes.append(f"{each.infinite:,} values of {each.path} are infinite and taken for missing.")
-            if each.missing:
-                self.notes.append(
-                    f"{each.missing:,} of {each.table.size:,} values of {each.path} are missing: the mean of the "
-                    "training compounds stands for them."
-                )
+        for each in self.profiles.values():
+            self.notes += each.notes
         sets = [set(model.card.assays) for model in self.models.values()]
         if partly := len(self.assays) - len(set.intersection(*sets)):
             self.notes.append(

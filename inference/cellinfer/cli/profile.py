@@ -81,6 +81,14 @@ def profile(
     clip: Annotated[
         float, typer.Option(help="Normalised values are held within so many spreads of the reference; 0: not at all.")
     ] = 20.0,
+    features_of: Annotated[
+        str | None,
+        typer.Option(
+            help="Model that profiles are made for, or an earlier result: keep its features and do what was done "
+            "there (NAME=MODEL if it sees several kinds).",
+            show_default=False,
+        ),
+    ] = None,
     select: Annotated[
         str,
         typer.Option(
@@ -149,6 +157,7 @@ def profile(
             scope=scope,
             spread=spread,
             clip=clip,
+            features_of=features_of,
             selection=[] if operations == ["none"] else operations,
             correlation=correlation,
             sphering=sphering,

@@ -12,7 +12,7 @@ import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,7 @@ from cellinfer.profiling.rows import examples, existing_rows, group_rows, number
 from cellinfer.profiling.selection import DEFAULT, select_features
 from cellinfer.profiling.sources import Source, is_run, open_source
 from cellinfer.profiling.sphering import Sphering, sphere
+from cellinfer.profiling.wanted import Wanted, fill_gaps, keep_wanted, read_wanted
 from cellinfer.settings import with_options
 from cellinfer.wells import normalise_well
 
@@ -103,6 +104,9 @@ class ProfileSettings:
     clip: float = 20.0
     """Normalised values are held within so many spreads of the reference, for one value of a thousand spreads would be
     all that sphering and similarities see; 0: not at all."""
+    features_of: AnyPath | None = None
+    """Model, or folder of an earlier result, whose features are kept, no more and no less, and made the same way; see
+    `cellinfer.profiling.wanted`. None: features are selected."""
     selection: tuple[str, ...] = DEFAULT
     """Operations of feature selection; `()` for none."""
     correlation: float = 0.9
@@ -203,23 +207,43 @@ def profile(
     OutputError
         If results cannot be written.
     """
-    chosen = _settings(settings, options)
+    chosen, wanted = _as_wanted(_combined(settings, options))
+    _check(chosen)
     paths = [Path(sources)] if isinstance(sources, (str, os.PathLike)) else [Path(source) for source in sources]
     folder = _folder(paths, out, chosen)
-    work = Work(paths, chosen, progress)
+    work = Work(paths, chosen, progress, wanted)
     work.run()
     with owned(folder):
         files, info = write_profiles(work, folder)
     return ProfileResult(folder, work.tables, work.features, tuple(work.steps), tuple(work.notes), files, info)
 
 
-def _settings(settings: ProfileSettings | None, options: Mapping[str, Any]) -> ProfileSettings:
+def _combined(settings: ProfileSettings | None, options: Mapping[str, Any]) -> ProfileSettings:
     lists = {
         name: (options[name],) if isinstance(options[name], str) else tuple(options[name])
         for name in ("treatment", "selection")
         if options.get(name) is not None
     }
-    chosen = with_options(settings or ProfileSettings(), {**options, **lists})
+    return with_options(settings or ProfileSettings(), {**options, **lists})
+
+
+def _as_wanted(settings: ProfileSettings) -> tuple[ProfileSettings, Wanted | None]:
+    """Take the settings of those profiles whose features are wanted."""
+    if settings.features_of is None:
+        return settings, None
+    wanted, usual = read_wanted(settings.features_of), ProfileSettings()
+    if settings.selection not in (usual.selection, ()):
+        raise InputError(f"The features are those of {wanted.source}: leave feature selection out.")
+    stated = dict(wanted.settings or {})
+    for name, value in stated.items():
+        asked = getattr(settings, name)
+        if asked not in (getattr(usual, name), value):
+            raise InputError(f"The profiles of {wanted.source} have {name} {value!r}, not {asked!r}: leave it out.")
+    return replace(settings, selection=(), **stated), wanted
+
+
+def _check(chosen: ProfileSettings) -> None:
+    """Refuse settings that make no sense."""
     for name, value, allowed in (
         ("site", chosen.site, ("median", "mean")),
         ("well", chosen.well, ("median", "mean")),
@@ -256,7 +280,6 @@ def _settings(settings: ProfileSettings | None, options: Mapping[str, Any]) -> P
         raise InputError("The scope 'batch' needs the column that says which batch a plate is of.")
     if chosen.layout is None and (chosen.barcodes is not None or chosen.compounds is not None):
         raise InputError("Tables of plates or compounds need a layout that they can be joined to.")
-    return chosen
 
 
 def _folder(paths: Sequence[Path], out: AnyPath | None, settings: ProfileSettings) -> Path:
@@ -277,15 +300,21 @@ def _folder(paths: Sequence[Path], out: AnyPath | None, settings: ProfileSetting
 
 def _files(settings: ProfileSettings) -> list[Path]:
     """Return the files and folders that settings name."""
-    named = (getattr(settings, name) for name in ("layout", "barcodes", "compounds", "qc"))
+    named = (getattr(settings, name) for name in ("layout", "barcodes", "compounds", "qc", "features_of"))
     return [Path(path) for path in named if isinstance(path, (str, os.PathLike))]
 
 
 class Work:
     """The steps, each on what the earlier ones left; see `profile`."""
 
-    def __init__(self, paths: Sequence[Path], settings: ProfileSettings, progress: Progress | None) -> None:
-        self.paths, self.settings = paths, settings
+    def __init__(
+        self,
+        paths: Sequence[Path],
+        settings: ProfileSettings,
+        progress: Progress | None,
+        wanted: Wanted | None = None,
+    ) -> None:
+        self.paths, self.settings, self.wanted = paths, settings, wanted
         self._report = progress or (lambda name, done, total: None)
         self.tables: dict[str, pd.DataFrame] = {}
         self.steps: list[Step] = []
@@ -588,6 +617,9 @@ class Work:
     def _select(self) -> None:
         settings, start = self.settings, self._start()
         self.features = pd.DataFrame({"feature": self.names, "kept": True, "operation": "", "reason": ""})
+        if self.wanted is not None:
+            self._keep_wanted(self.wanted, start)
+            return
         if not settings.selection:
             return
         self._report("feature selection", 0, 1)
@@ -615,11 +647,30 @@ class Work:
         )
         self._report("feature selection", 1, 1)
 
+    def _keep_wanted(self, wanted: Wanted, start: tuple[float, int, int]) -> None:
+        """Keep the features that somebody wants."""
+        self.table, self.features = keep_wanted(self.table, self.names, wanted)
+        self.names = list(wanted.features)
+        notes = []
+        if wanted.settings is None:
+            notes.append(
+                f"how the profiles of {wanted.source} were made is not known: their features are kept, but whether "
+                "their values mean the same is for you to see to"
+            )
+        if self.settings.normalisation != "none":
+            self.table, gaps = fill_gaps(self.table, self.names)
+            notes += gaps
+        self.tables["Well_selected"] = self.table
+        settings = None if wanted.settings is None else dict(wanted.settings)
+        self._done("select features", "no rows", start, notes, operations=["wanted"], of=wanted.source, as_in=settings)
+
     def _sphere(self) -> None:
         settings = self.settings
         if settings.sphering == "none":
             return
         if self.controls is None:
+            if self.wanted is not None and self.wanted.settings is not None:
+                raise InputError(f"The profiles of {self.wanted.source} were sphered: name controls to learn it from.")
             self.notes.append("sphering: left out, for it is learnt from controls and none were named")
             return
         start, notes = self._start(), self._unfit_for_sphering()
@@ -680,6 +731,11 @@ class Work:
         dropped = [name for name, out in zip(self.names, gone, strict=True) if out]
         if not dropped:
             return []
+        if self.wanted is not None:
+            raise InputError(
+                f"{len(dropped)} features of {self.wanted.source} are {reason}, and {operation} cannot have them: "
+                f"{examples(dropped)}."
+            )
         place = self.features["feature"].isin(dropped)
         for column, value in (("kept", False), ("operation", operation), ("reason", reason)):
             self.features.loc[place, column] = value

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from cellinfer.activity.chemistry import fingerprints
 from cellinfer.activity.columns import COMPOUND, FOLD, FOLDS, SMILES
 from cellinfer.activity.graphs import MoleculeGraphs, message_tables, read_graphs
+from cellinfer.activity.profiles import read_profiles
 from cellinfer.activity.tables import read_table
 from cellinfer.errors import InputError
-from cellinfer.profiling.columns import MEASURED, feature_columns, is_metadata
+from cellinfer.profiling.columns import is_metadata
 from numpy.typing import ArrayLike, NDArray
 
 from cellinfer_training.activity.networks import GRAPH, MORGAN
@@ -31,7 +33,7 @@ class ActivityData:
     Attributes
     ----------
     compounds, smiles
-        `(n,)` names and structures.
+        `(n,)` names and structures; no structures at all where none are known, and only profiles can be learnt from.
     assays
         Names of assays.
     labels
@@ -42,6 +44,10 @@ class ActivityData:
         Modality -> `(n, features)` float32; a compound without profile has NaN throughout.
     features
         Modality -> names of its features.
+    made
+        Modality -> how `cellinfer profile` made its profiles, where it did.
+    notes
+        What a user should know of what was read.
     """
 
     compounds: tuple[str, ...]
@@ -51,6 +57,8 @@ class ActivityData:
     folds: NDArray[np.int64]
     profiles: Mapping[str, NDArray[np.float32]]
     features: Mapping[str, tuple[str, ...]]
+    made: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         """Return the number of compounds."""
@@ -82,9 +90,12 @@ class ActivityData:
         InputError
             If there is no such modality.
         """
-        known = {GRAPH: 0, MORGAN: BITS} | {name: values.shape[1] for name, values in self.profiles.items()}
+        known = ({GRAPH: 0, MORGAN: BITS} if self.smiles else {}) | {
+            name: values.shape[1] for name, values in self.profiles.items()
+        }
         if unknown := [name for name in modalities if name not in known]:
-            raise InputError(f"There is no modality {unknown[0]!r}: there is {', '.join(known)}.")
+            there = f"there is {', '.join(known)}" if known else "there are neither structures nor profiles"
+            raise InputError(f"There is no modality {unknown[0]!r}: {there}.")
         return {name: known[name] for name in modalities}
 
     def complete(self, modalities: Sequence[str]) -> NDArray[np.bool_]:
@@ -118,7 +129,7 @@ class ActivityData:
 
 
 def make_data(
-    smiles: Sequence[str],
+    smiles: Sequence[str] | None,
     labels: ArrayLike,
     assays: Sequence[str],
     folds: ArrayLike | None = None,
@@ -130,7 +141,8 @@ def make_data(
     Parameters
     ----------
     smiles, labels, assays, folds, compounds
-        See `ActivityData`; compounds are called by their structure, and are in no fold, if not said otherwise.
+        See `ActivityData`; compounds are called by their structure, and are in no fold, if not said otherwise. Without
+        structures they need names.
     profiles
         Modality -> features (columns) by compound (index).
 
@@ -140,9 +152,9 @@ def make_data(
         If they do not fit, nothing is labelled, or a modality has two profiles of one compound.
     """
     given = np.asarray(labels, np.int8)
-    names = tuple(compounds if compounds is not None else smiles)
+    names = tuple(compounds if compounds is not None else smiles or ())
     drawn = np.full(len(names), -1, np.int64) if folds is None else np.asarray(folds, np.int64)
-    if given.shape != (len(names), len(assays)) or drawn.shape != (len(names),) or len(smiles) != len(names):
+    if given.shape != (len(names), len(assays)) or drawn.shape != (len(names),) or len(smiles or names) != len(names):
         raise InputError(f"{len(names)} compounds and {len(assays)} assays have labels of shape {given.shape}.")
     if not np.isin(given, (-1, 0, 1)).all():
         raise InputError("Labels are 1 (hit), 0 (inactive) or -1 (not tested).")
@@ -161,24 +173,33 @@ def make_data(
         features[name] = tuple(map(str, table.columns))
         if not np.isfinite(values[name]).any():
             raise InputError(f"No compound has a profile of {name!r}: do both tables call compounds by the same names?")
-    return ActivityData(names, tuple(smiles), tuple(assays), given, drawn, values, features)
+    return ActivityData(names, tuple(smiles or ()), tuple(assays), given, drawn, values, features)
 
 
 _RESERVED = ("own_", "before_", "starts", "atoms", "around", "members", "sizes", "probability", "spread")
 
 
-def read_data(matrix: Path, folds: Path | None = None, profiles: Mapping[str, Path] | None = None) -> ActivityData:
+def read_data(
+    matrix: Path,
+    folds: Path | None = None,
+    profiles: Mapping[str, Path] | None = None,
+    join: str | None = None,
+) -> ActivityData:
     """Read what is learnt from.
 
     Parameters
     ----------
     matrix
         Table (Parquet or CSV) with a column of SMILES, and one per assay (1, 0, or nothing); columns that begin with
-        `Metadata_` are no assays. `cellinfer activity prepare` writes one.
+        `Metadata_` are no assays. `cellinfer activity prepare` writes one. Without SMILES it must have
+        `Metadata_Compound`, and only profiles can be learnt from.
     folds
         Table with `Metadata_Compound` and `Fold`, as `cellinfer activity split` writes it.
     profiles
-        Modality -> table with `Metadata_Compound` and features.
+        Modality -> table with names of compounds and features, or folder that `cellinfer profile` wrote; see
+        `cellinfer.activity.profiles.read_profiles`. Several rows of one compound become their mean.
+    join
+        Column of the profiles with names of compounds; None: found by its name.
 
     Raises
     ------
@@ -187,16 +208,27 @@ def read_data(matrix: Path, folds: Path | None = None, profiles: Mapping[str, Pa
     """
     table = _read(matrix)
     smiles = next((name for name in _SMILES if name in table), None)
-    if smiles is None:
-        raise InputError(f"{matrix} has no column of SMILES, such as {SMILES}.")
+    if smiles is None and not (profiles and COMPOUND in table):
+        raise InputError(
+            f"{matrix} has no column of SMILES, such as {SMILES}: without structures, compounds need {COMPOUND} and "
+            "profiles."
+        )
     names = [str(name) for name in table if name not in (smiles, COMPOUND) and not is_metadata(str(name))]
     if not names:
         raise InputError(f"{matrix} has no assays: every column says what a compound is.")
     labels = _labels(table, names, matrix)
     compounds = (table[COMPOUND] if COMPOUND in table else table[smiles]).astype(str).tolist()
     drawn = None if folds is None else _folds(_read(folds), compounds, folds)
-    tables = {name: _profiles(_read(path), path) for name, path in (profiles or {}).items()}
-    return make_data(table[smiles].astype(str).tolist(), labels, names, drawn, compounds, tables)
+    read = {name: read_profiles(path, name, join=join) for name, path in (profiles or {}).items()}
+    tables = {name: each.table.set_axis(each.compounds) for name, each in read.items()}
+    structures = None if smiles is None else table[smiles].astype(str).tolist()
+    data = make_data(structures, labels, names, drawn, compounds, tables)
+    made = {name: each.settings for name, each in read.items() if each.settings is not None}
+    notes = [note for each in read.values() for note in each.notes]
+    for name, each in read.items():
+        if extra := int((~each.compounds.isin(compounds)).sum()):
+            notes.append(f"{extra:,} of {len(each.compounds):,} profiles of {name!r} are of no compound of {matrix}.")
+    return replace(data, made=made, notes=tuple(notes))
 
 
 def _read(path: Path) -> pd.DataFrame:
@@ -233,12 +265,3 @@ def _folds(table: pd.DataFrame, compounds: Sequence[str], path: Path) -> NDArray
     if found.isna().any():
         raise InputError(f"{path} has no fold of {found.index[found.isna()][0]!r}: divide the same matrix.")
     return found.to_numpy(np.int64)
-
-
-def _profiles(table: pd.DataFrame, path: Path) -> pd.DataFrame:
-    if COMPOUND not in table:
-        raise InputError(f"{path} has no column {COMPOUND} by which profiles are joined.")
-    numbers = table.select_dtypes("number").columns
-    if texts := [name for name in table if str(name).startswith(MEASURED) and name not in numbers]:
-        raise InputError(f"{path} has something else than numbers in the feature {texts[0]!r}: mend or drop it.")
-    return table.set_index(table[COMPOUND].astype(str))[feature_columns(table)]

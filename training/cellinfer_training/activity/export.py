@@ -86,7 +86,7 @@ def export_activity(
     description
         What the card says.
     path
-        The `.onnx` file to write; `<stem>.fingerprints.npz` and the card go beside it.
+        The `.onnx` file to write; the card goes beside it, and `<stem>.fingerprints.npz` if there are structures.
 
     Returns
     -------
@@ -103,10 +103,10 @@ def export_activity(
     if not members or any((m.widths, m.architecture) != (members[0].widths, members[0].architecture) for m in members):
         raise InputError("An ensemble has members, all of the same modalities and architecture.")
     ensemble = Ensemble([member.cpu() for member in members]).eval()
-    packed = _archive(data.packed[rows], [data.compounds[row] for row in rows])
+    packed = _archive(data.packed[rows], [data.compounds[row] for row in rows]) if data.smiles else None
     beside = path.with_name(f"{path.stem}.fingerprints.npz")
     stated = _lay_out(members[0], len(members), data, rows, description)
-    files = {"file": beside.name, "sha256": hashlib.sha256(packed).hexdigest()}
+    files = None if packed is None else {"file": beside.name, "sha256": hashlib.sha256(packed).hexdigest()}
     stated["config"]["cellinfer"][ACTIVITY]["fingerprints"] = files
     parse_activity_card(stated, path.stem)  # refused now rather than after the work
     arrays = _inputs(members[0], data, rows[:2] if len(rows) > 1 else np.repeat(rows, 2))
@@ -122,8 +122,9 @@ def export_activity(
             verbose=False,
         )
     assert program is not None
-    with durable(beside) as partial:
-        partial.write_bytes(packed)
+    if packed is not None:
+        with durable(beside) as partial:
+            partial.write_bytes(packed)
     return write_model(
         program.model_proto, stated, path, lambda file: _difference(ensemble, data, rows, file), TOLERANCE
     )
@@ -166,13 +167,15 @@ def _lay_out(
 ) -> dict[str, Any]:
     labels = data.labels[rows]
     modalities = [
-        {"name": name} | ({"features": list(data.features[name])} if name in data.features else {})
+        {"name": name}
+        | ({"features": list(data.features[name])} if name in data.features else {})
+        | ({"profiles": dict(data.made[name])} if name in data.made else {})
         for name in network.widths
     ]
     stated: dict[str, Any] = {"readouts": int((labels >= 0).sum())}
     if description.standardisation is not None:
         stated["standardisation"] = dict(description.standardisation)
-    if (limit := similarity_limit(data.packed[rows])) is not None:
+    if data.smiles and (limit := similarity_limit(data.packed[rows])) is not None:
         stated["similarity_limit"] = round(limit, 4)
     digest = hashlib.sha256(data.sha256.encode() + np.asarray(rows, np.int64).tobytes()).hexdigest()
     activity = {
