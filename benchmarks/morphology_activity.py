@@ -15,7 +15,8 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -173,9 +174,7 @@ def learn_folds(
     for fold in sorted(set(data.folds[data.folds >= 0].tolist())):
         parts = divide(data, fold, usable)
         place, how = folder / f"{'-'.join(modalities)}-{fold}", Settings(epochs=epochs, patience=0, seed=seed, **RATES)
-        (network,) = learn_members(
-            data, modalities, parts.training, parts.validation, place, ARCHITECTURE, how, report=lambda line: None
-        )
+        (network,) = learn_members(data, modalities, [parts], place, ARCHITECTURE, how, report=lambda line: None)
         for rows, tables in ((parts.test, judged), (parts.validation, stopped)):
             chances = 1 / (1 + np.exp(-predict(network, data, rows).astype(np.float64)))
             table = pd.DataFrame(chances, columns=list(data.assays))
@@ -335,7 +334,7 @@ def study_images(data_folder: Path, folder: Path, seed: int, epochs: int) -> dic
     found: dict[str, Any] = {
         "wells": 2 * experiment.wells,
         "compounds": len(data),
-        "features": data.widths(["morphology"]),
+        "features": data.widths(["morphology"])["morphology"],
     }
     learnt = {name: learn_folds(data, SEEN[name], folder / name, epochs, seed)[0] for name in ("CS", "MO")}
     pooled = {name: pd.concat(tables).drop(columns=FOLD) for name, tables in learnt.items()}
@@ -366,7 +365,8 @@ def study_bbbc021(data_folder: Path, folder: Path, seeds: Sequence[int], epochs:
     known = wells[wells[MOA].notna() & (wells[COMPOUND] != "DMSO")].drop_duplicates("Metadata_Treatment")
     known = known[["Metadata_Treatment", COMPOUND, MOA]].reset_index(drop=True)
     compounds = known.drop_duplicates(COMPOUND)[[COMPOUND, MOA]].reset_index(drop=True)
-    made = pd.read_parquet(folder / "profiled" / "Treatment.parquet").merge(known, on="Metadata_Treatment")
+    made = pd.read_parquet(folder / "profiled" / "Treatment.parquet")
+    made = made[made["Metadata_Treatment"].isin(known["Metadata_Treatment"])].reset_index(drop=True)
     similarities = Similarities(made[feature_columns(made)].to_numpy())
     nearest = nearest_neighbour_accuracy(similarities, made, label=MOA, compound=COMPOUND)
     found: dict[str, Any] = {
@@ -452,6 +452,16 @@ def draw(summary: dict[str, Any], path: Path) -> None:
     figure.savefig(path, dpi=150)
 
 
+def _once(folder: Path, study: Callable[[Path], dict[str, Any]]) -> dict[str, Any]:
+    """Do a part, or take what was found when it was done before."""
+    kept = folder / "found.json"
+    if not kept.exists():
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        kept.write_text(json.dumps(study(folder)))
+    found: dict[str, Any] = json.loads(kept.read_text())
+    return found
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path)
@@ -462,14 +472,19 @@ def main() -> None:
     torch.set_num_threads(1)
     seeds = {}
     for seed in asked.seeds:
-        seeds[seed] = study_seed(asked.data, asked.folder / f"screen-{seed}", seed, asked.epochs)
+        place = asked.folder / f"screen-{seed}"
+        seeds[seed] = _once(place, partial(study_seed, asked.data, seed=seed, epochs=asked.epochs))
         print(seed, json.dumps(seeds[seed]["auroc"]), flush=True)
     found = {
         "versions": {name: version(name) for name in ("cellinfer", "torch", "rdkit", "numpy", "pandas")},
         "machine": machine(),
         "screen": {"seeds": seeds, "summary": summarise(seeds)},
-        "bbbc021": study_bbbc021(asked.data, asked.folder / "bbbc021", asked.seeds, 4 * asked.epochs),
-        "images": study_images(asked.data, asked.folder / "images", asked.seeds[0], 4 * asked.epochs),
+        "bbbc021": _once(
+            asked.folder / "bbbc021", lambda at: study_bbbc021(asked.data, at, asked.seeds, 4 * asked.epochs)
+        ),
+        "images": _once(
+            asked.folder / "images", lambda at: study_images(asked.data, at, asked.seeds[0], 4 * asked.epochs)
+        ),
     }
     (RESULTS / "morphology_activity.json").write_text(json.dumps(found, indent=2) + "\n")
     draw(found["screen"]["summary"], RESULTS / "morphology_activity.png")
