@@ -10,8 +10,8 @@ say, never by those that are judged on. Our ensembles have four members, each st
 compounds; on a processor chemprop takes a quarter of an hour per fold, so `--chemprop-folds` says how many.
 
 `broad6k`: 6,567 compounds, 24 assays, the five scaffold folds of Moshkov et al. 2023, whose networks learnt from 16,170
-compounds. `tox21`: 12 assays; five balanced scaffold folds, and the division of DeepChem (80, 10, 10 %; the largest
-scaffolds first), by which most of the literature is judged.
+compounds. `tox21`: 12 assays, the scaffold split of DeepChem (80, 10, 10 %; the largest scaffolds first), by which most
+of the literature is judged.
 """
 
 from __future__ import annotations
@@ -31,7 +31,6 @@ import pandas as pd
 from cellinfer.activity.chemistry import scaffold
 from cellinfer.activity.columns import COMPOUND, FOLD, SMILES
 from cellinfer.activity.evaluation import evaluate
-from cellinfer.activity.splits import scaffold_folds
 from cellinfer_training.activity.baselines import Kind, fit_baseline
 from cellinfer_training.activity.data import ActivityData, read_data
 from cellinfer_training.activity.learner import Settings, divide, learn_members, probabilities_of
@@ -77,8 +76,8 @@ def pick_published(data: Path, work: Path) -> Path:
     return path
 
 
-def write_tox21(data: Path, work: Path, deepchem: bool) -> None:
-    """Write one row per SMILES (labels that contradict each other are blank), in balanced folds or DeepChem's parts."""
+def write_tox21(data: Path, work: Path) -> None:
+    """Write one row per SMILES (labels that contradict each other are blank), in DeepChem's parts."""
     table = pd.read_csv(data / "activity/tox21.csv.gz").drop(columns="mol_id")
     by_structure = table.groupby("smiles", sort=False)
     low, high = by_structure.min(), by_structure.max()
@@ -87,8 +86,7 @@ def write_tox21(data: Path, work: Path, deepchem: bool) -> None:
     smiles = pd.Series(labels.index, name=SMILES)
     pd.concat([names, smiles, labels.reset_index(drop=True)], axis=1).to_parquet(work / "matrix.parquet")
     scaffolds = [scaffold(text) for text in smiles]
-    folds = deepchem_parts(scaffolds) if deepchem else scaffold_folds(scaffolds)
-    pd.DataFrame({COMPOUND: names, FOLD: folds}).to_parquet(work / "folds.parquet")
+    pd.DataFrame({COMPOUND: names, FOLD: deepchem_parts(scaffolds)}).to_parquet(work / "folds.parquet")
 
 
 def deepchem_parts(scaffolds: Sequence[str]) -> NDArray[np.int64]:
@@ -234,30 +232,25 @@ def main() -> None:
     parser.add_argument("--chemprop", help="its command")
     parser.add_argument("--chemprop-folds", type=int, default=5)
     asked = parser.parse_args()
-    places = {
-        part: asked.work / part for part in (["broad6k"] if asked.what == "broad6k" else ["balanced", "deepchem"])
-    }
-    results = {}
-    for part, work in places.items():
-        work.mkdir(parents=True, exist_ok=True)
-        deepchem = part == "deepchem"
-        if asked.what == "broad6k":
-            write_broad6k(asked.data, work)
-        else:
-            write_tox21(asked.data, work, deepchem)
-        published = pick_published(asked.data, work) if asked.what == "broad6k" else None
-        peer = Peer(asked.chemprop, asked.chemprop_folds)
-        results[part] = study(work, [0] if deepchem else range(5), not deepchem, peer, published)
-        for row in results[part]["mean_over_assays"]:
-            if row["metric"] == "AUROC":
-                print(f"{part}  {row['modality']:<32} {row['value']:.4f}  [{row['low']:.3f}, {row['high']:.3f}]")
+    work, published = asked.work / asked.what, None
+    work.mkdir(parents=True, exist_ok=True)
+    if asked.what == "broad6k":
+        write_broad6k(asked.data, work)
+        published = pick_published(asked.data, work)
+    else:
+        write_tox21(asked.data, work)
+    folds = range(5) if asked.what == "broad6k" else [0]
+    result = study(work, folds, asked.what == "broad6k", Peer(asked.chemprop, asked.chemprop_folds), published)
+    for row in result["mean_over_assays"]:
+        if row["metric"] == "AUROC":
+            print(f"{row['modality']:<32} {row['value']:.4f}  [{row['low']:.3f}, {row['high']:.3f}]")
     versions = {name: version(name) for name in ("cellinfer", "torch", "rdkit", "scikit-learn", "numpy")}
     if asked.chemprop:
         told = subprocess.run([asked.chemprop, "--version"], capture_output=True, text=True, check=False)
         versions["chemprop"] = told.stdout.strip() or "unknown"
     settings = {name: {**asdict(one), **asdict(how)} for name, (one, how) in NETWORKS.items()}
     facts = {"members": MEMBERS, "networks": settings, "versions": versions, "machine": machine()}
-    (RESULTS / f"activity_{asked.what}.json").write_text(json.dumps({**facts, **results}, indent=1) + "\n")
+    (RESULTS / f"activity_{asked.what}.json").write_text(json.dumps({**facts, **result}, indent=1) + "\n")
 
 
 if __name__ == "__main__":
