@@ -347,6 +347,16 @@ def test_what_cannot_be_judged_is_refused(arguments: dict[str, Any], words: str)
         evaluate(**{**QUICK, **arguments})
 
 
+def test_what_is_said_of_no_assay_or_no_fold_is_told_of() -> None:
+    table = predicted(1, 1.0, fold=False).assign(a1=np.nan)
+    notes = " ".join(evaluate({"CS": table}, matrix(), **QUICK).notes)
+    assert "CS lacks 1 of 6 assays: a1" in notes
+    assert "CS: 1 tables say nothing of folds" in notes
+    strange = pd.DataFrame({"Metadata_Compound": ["x", "y"], "Fold": [0, 1]})
+    with pytest.raises(InputError, match=r"No compound of the predictions of CS \(C.*is in a fold"):
+        evaluate({"CS": table}, matrix(), folds=strange, **QUICK)
+
+
 def test_folds_that_contradict_each_other_are_refused() -> None:
     other = predicted(2, 1.0).assign(Fold=lambda table: (table["Fold"] + 1) % FOLDS)
     with pytest.raises(InputError, match="of another modality"):

@@ -34,7 +34,7 @@ from cellinfer_training.activity.learner import (
 )
 from cellinfer_training.activity.losses import hit_weights, masked_logistic_loss
 from cellinfer_training.activity.networks import ActivityNetwork, Architecture, Ensemble
-from cellinfer_training.activity.report import train_activity
+from cellinfer_training.activity.report import _taught_little, train_activity
 from cellinfer_training.activity.search import search
 from rdkit import Chem
 from torch.nn import functional
@@ -405,6 +405,10 @@ def test_tables_are_read(data: ActivityData, tmp_path: Path) -> None:
     folds.iloc[1:].to_csv(tmp_path / "short.csv", index=False)
     with pytest.raises(InputError, match="no fold of 'c0'"):
         read_data(tmp_path / "matrix.csv", tmp_path / "short.csv")
+    for wrong in ("a", 0.5):
+        folds.assign(Fold=wrong).to_csv(tmp_path / "odd.csv", index=False)
+        with pytest.raises(InputError, match="no whole numbers in Fold"):
+            read_data(tmp_path / "matrix.csv", tmp_path / "odd.csv")
     profiles.assign(Cells_2="x").to_parquet(tmp_path / "texts.parquet")
     with pytest.raises(InputError, match="something else than numbers in the feature 'Cells_2'"):
         read_data(tmp_path / "matrix.csv", None, {"morphology": tmp_path / "texts.parquet"})
@@ -451,6 +455,24 @@ def test_a_search_never_sees_the_fold_that_is_judged_on(data: ActivityData, tmp_
     pd.testing.assert_frame_equal(found.trials, again.trials)
     with pytest.raises(InputError, match="search needs"):
         search(data, ["morgan"], 9, tmp_path / "c")
+
+
+def test_what_cannot_be_learnt_is_told_of(data: ActivityData) -> None:
+    parts = divide(data, 0)
+    labels = data.labels.copy()
+    labels[parts.training, 1] = -1
+    smiles = list(data.smiles)
+    smiles[parts.training[0]] = smiles[parts.test[0]]
+    notes = _taught_little(replace(data, labels=labels, smiles=tuple(smiles)), [parts])
+    assert [note.split("(")[0] for note in notes] == [
+        "1 assays are without any label among the compounds learnt from ",
+        "1 assays are without hits among the compounds learnt from ",
+        "1 structures are judged on and learnt from ",
+    ]
+    unknown = replace(data, labels=labels, smiles=())  # of compounds without structures, names are compared
+    assert _taught_little(unknown, [parts]) == notes[:2]
+    assert "(acid)" in notes[0]
+    assert "(nothing)" in notes[1]
 
 
 def test_the_command_teaches(data: ActivityData, tmp_path: Path) -> None:

@@ -62,6 +62,7 @@ def draw_similarities(
         panel.tick_params(labelsize=8, labelbottom=True)
         panel.spines[["top", "right"]].set_visible(False)
         if panel.has_data():
+            panel.set_ylim(0, 1.3 * panel.get_ylim()[1])  # place for the legend
             panel.legend(fontsize=8, frameon=False, loc="upper left")
     figure.supxlabel("Tanimoto similarity (Morgan, radius 2) to the nearest training compound", fontsize=10)
     with durable(path) as partial:

@@ -256,7 +256,10 @@ def _folds(table: pd.DataFrame, compounds: Sequence[str], path: Path) -> NDArray
     if column is None or COMPOUND not in table:
         raise InputError(f"{path} must have the columns {COMPOUND} and {FOLD}.")
     names = table[COMPOUND].astype(str)
-    values = table[column].fillna(-1).to_numpy(np.int64)
+    numbers = pd.to_numeric(table[column], errors="coerce").to_numpy(np.float64, na_value=np.nan)
+    if (np.isnan(numbers) & table[column].notna()).any() or (numbers % 1 > 0).any():
+        raise InputError(f"{path} has folds that are no whole numbers in {column}: number them from 0 on.")
+    values: NDArray[np.int64] = np.nan_to_num(numbers, nan=-1.0).astype(np.int64)
     if names.tolist() == list(compounds):
         return values
     if names.duplicated().any():

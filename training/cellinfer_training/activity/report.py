@@ -14,11 +14,12 @@ from cellinfer.activity.columns import COMPOUND
 from cellinfer.activity.metrics import AUPRC, AUROC, count_above, score_assays
 from cellinfer.errors import InputError
 from cellinfer.files import durable, json_ready
+from cellinfer.profiling.rows import examples
 from numpy.typing import NDArray
 
 from cellinfer_training.activity.data import ActivityData
 from cellinfer_training.activity.export import Description, export_activity
-from cellinfer_training.activity.learner import Settings, divide, learn_members, probabilities_of, unseen
+from cellinfer_training.activity.learner import Parts, Settings, divide, learn_members, probabilities_of, unseen
 from cellinfer_training.activity.networks import Architecture
 from cellinfer_training.activity.search import search
 from cellinfer_training.loop import prepare
@@ -88,6 +89,9 @@ def train_activity(
     if trials:
         found = search(data, modalities, fold, out / "search", trials, 1, how, device=device, report=report)
         chosen, how = found.architecture, replace(found.settings, seed=how.seed)
+    notes = _taught_little(data, parts)
+    for note in notes:
+        report(f"note: {note}")
     networks = learn_members(data, modalities, parts, out, chosen, how, device, report)
     judged, probabilities = unseen(data, networks, parts)
     _write(out / "validation.parquet", data, judged, probabilities)
@@ -116,6 +120,7 @@ def train_activity(
     apart = export_activity(networks, data, learnt, description, path)
     left_out = int((~usable & (data.folds >= 0)).sum())
     summary = {**facts, "evaluation": evaluation, "left_out_without_profile": left_out, "torch_and_onnxruntime": apart}
+    summary["notes"] = notes
     with durable(out / "report.json") as partial:
         partial.write_text(json.dumps(json_ready(summary), indent=2) + "\n", encoding="utf-8")
     report(
@@ -124,6 +129,32 @@ def train_activity(
         + (f"; {left_out} compounds without a profile were left out" if left_out else "")
     )
     return path
+
+
+def _taught_little(data: ActivityData, parts: Sequence[Parts]) -> list[str]:
+    """Say of which assays nothing can be learnt, and which structures are learnt from and judged on as well."""
+    labels = data.labels[np.unique(np.concatenate([part.training for part in parts]))]
+    hits, inactives = (labels == 1).any(axis=0), (labels == 0).any(axis=0)
+    notes = []
+    for what, lacking in (
+        ("any label", ~hits & ~inactives),
+        ("hits", ~hits & inactives),
+        ("inactives", hits & ~inactives),
+    ):
+        if lacking.any():
+            those = examples([data.assays[assay] for assay in np.flatnonzero(lacking)])
+            notes.append(
+                f"{int(lacking.sum())} assays are without {what} among the compounds learnt from ({those}): what the "
+                "model says of them is not learnt."
+            )
+    names = data.smiles or data.compounds
+    judged = {names[row] for row in parts[0].test}
+    if twice := sorted(judged & {names[row] for part in parts for row in (*part.training, *part.validation)}):
+        notes.append(
+            f"{len(twice)} structures are judged on and learnt from ({examples(twice)}): the figures are too good; "
+            "merge duplicates (`cellinfer activity prepare`)."
+        )
+    return notes
 
 
 def _write(path: Path, data: ActivityData, rows: NDArray[np.integer], probabilities: NDArray[np.float64]) -> None:

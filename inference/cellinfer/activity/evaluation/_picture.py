@@ -211,6 +211,7 @@ def _types(
             if value == value and (value or len(names) <= _LEGEND):
                 panel.annotate(f"{value:.0f}", (value, y), (2, 0), textcoords="offset points", va="center",
                                fontsize=7 if len(names) <= 6 else 5)  # fmt: skip
+    panel.set_xlim(0, max(1.0, panel.get_xlim()[1]))
     sizes = chosen.groupby("type", sort=False)["n_assays"].max()
     panel.set_yticks(np.arange(len(types)), [f"{_short(one)} ({sizes[one]})" for one in types])
     panel.invert_yaxis()

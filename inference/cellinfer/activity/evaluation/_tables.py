@@ -195,6 +195,7 @@ def read_predictions(name: str, tables: Tables, join: str, folds: pd.Series[Any]
         If they cannot be read, are no probabilities, or predict a compound twice.
     """
     parts = []
+    unfolded = 0
     every = as_list(tables)
     for place, given in enumerate(every):
         found.path(f"predictions of {name}", given)
@@ -202,6 +203,7 @@ def read_predictions(name: str, tables: Tables, join: str, folds: pd.Series[Any]
         own = part.pop(FOLDS[0])
         if own.isna().all() and folds is None:
             own = pd.Series(str(place), index=part.index, dtype=object)
+            unfolded += 1
         elif folds is not None:
             said = folds.reindex(part.index)
             if (wrong := (own.notna() & said.notna() & (own != said))).any():
@@ -211,6 +213,11 @@ def read_predictions(name: str, tables: Tables, join: str, folds: pd.Series[Any]
                 )
             own = own.where(own.notna(), said)
         parts.append(pd.concat([own.rename(FOLDS[0]), part], axis=1))
+    if unfolded:
+        found.notes.append(
+            f"{name}: {unfolded} tables say nothing of folds, and are taken for one each; whether a model had learnt "
+            "from what it is judged on cannot be seen."
+        )
     whole = pd.concat(parts)
     if (same := whole.reset_index(names=COMPOUND).duplicated().to_numpy()).any():
         found.notes.append(f"{name}: {int(same.sum())} rows that are there twice, word for word, count once.")
@@ -222,6 +229,11 @@ def read_predictions(name: str, tables: Tables, join: str, folds: pd.Series[Any]
             "prediction per compound, of the fold it was left out in."
         )
     if lost := int(whole[FOLDS[0]].isna().sum()):
+        if lost == len(whole):
+            raise InputError(
+                f"No compound of the predictions of {name} ({examples(whole.index.tolist())}) is in a fold: do both "
+                "tables call compounds by the same names?"
+            )
         found.notes.append(f"{name}: {lost} predicted compounds are in no fold, and are not judged.")
     return whole[whole[FOLDS[0]].notna()]
 
@@ -314,7 +326,7 @@ def align(predictions: Mapping[str, pd.DataFrame], labels: pd.DataFrame, found: 
     if lacking := len(labels) - len(compounds):
         found.notes.append(f"{lacking} of {len(labels)} compounds of the matrix are not predicted.")
     for name, table in predictions.items():
-        missing = [one for one in assays if one not in table]
+        missing = [one for one in assays if one not in table or table[one].isna().all()]
         if missing:
             found.notes.append(f"{name} lacks {len(missing)} of {len(assays)} assays: {examples(missing)}.")
     found.counts |= {
@@ -421,7 +433,8 @@ def read_types(assays: Table, names: Sequence[str], column: str | None, found: F
         raise InputError(f"{title} has no column with types: name it with --assay-type.")
     kinds = table[column or choices[0]]
     types = {assay: kind for assay, kind in zip(table[key], kinds, strict=True) if kind and assay in known}
-    if untyped := [one for one in names if one not in types]:
+    untyped = [one for one in names if one not in types]
+    if types and untyped:
         found.notes.append(f"{len(untyped)} assays have no type: {examples(untyped)}.")
     return types
 
