@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from cellinfer.activity import graphs
+from cellinfer.activity import graphs, pickles
 from cellinfer_kernels import molpickles
 from cellinfer_kernels.reference import molpickles as twin
 from rdkit import Chem
@@ -81,7 +81,7 @@ def test_another_format_is_read_atom_by_atom_and_said(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     molecules = read(compounds()[:5])
-    monkeypatch.setattr(graphs, "_PICKLE", 99)
+    monkeypatch.setattr(pickles, "FORMAT", 99)
     graphs._pickles_are_known.cache_clear()
     try:
         with caplog.at_level(logging.WARNING):

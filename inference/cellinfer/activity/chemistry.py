@@ -1,4 +1,4 @@
-"""What RDKit does for us: standard structures, keys, scaffolds, fingerprints, PAINS. Only `graphs` imports it too."""
+"""What RDKit does for us: standard structures, keys, scaffolds, fingerprints, PAINS."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ class Standardisation:
 
 DEFAULT = Standardisation()
 PUBLISHED = Standardisation(cleanup=False, salts="keep", uncharge=False, refuse=False)
-"""As Moshkov et al.: whatever RDKit can read, as it is."""
+"""As Moshkov et al.: whatever RDKit can read, as it is, in canonical SMILES."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,13 +116,15 @@ def standardise_one(smiles: str, how: Standardisation = DEFAULT) -> Structure:
     return standardise_and_read(smiles, how)[0]
 
 
-def standardise_and_read(smiles: str, how: Standardisation = DEFAULT) -> tuple[Structure, Any]:
+def standardise_and_read(smiles: str, how: Standardisation | None = DEFAULT) -> tuple[Structure, Any]:
     """Bring a structure into its standard form, and hand on what RDKit reads from it.
 
     Parameters
     ----------
-    smiles, how
-        See `standardise_one`.
+    smiles
+        As it was written.
+    how
+        Steps, see `Standardisation`; None: what was written is the standard form, if RDKit can read it.
 
     Returns
     -------
@@ -140,6 +142,8 @@ def standardise_and_read(smiles: str, how: Standardisation = DEFAULT) -> tuple[S
             molecule = Chem.MolFromSmiles(text)
             if molecule is None:
                 return Structure(None, "invalid SMILES", _problem(text)), None
+            if how is None:
+                return Structure(text, "ok"), molecule
             structure = _standard(molecule, how)
             if structure.smiles is None or structure.smiles == text:
                 return structure, None if structure.smiles is None else molecule
@@ -357,7 +361,7 @@ def fingerprints(
     InputError
         If a structure cannot be read.
     """
-    _check_bits(bits)
+    check_bits(bits)
     packed = np.empty((len(smiles), bits // 64), np.uint64)
     for start in range(0, len(smiles), _CHUNK):
         chunk = smiles[start : start + _CHUNK]
@@ -383,7 +387,8 @@ def read(smiles: Sequence[str]) -> list[Any]:
     return molecules
 
 
-def _check_bits(bits: int) -> None:
+def check_bits(bits: int) -> None:
+    """Refuse fingerprints that do not fill words."""
     if bits % 64 or bits < 64:
         raise InputError(f"Fingerprints have bits in multiples of 64, not {bits}.")
 
@@ -392,7 +397,7 @@ def morgan_fingerprints(
     molecules: Sequence[Any], radius: int = 2, bits: int = 2048, *, threads: int | None = None
 ) -> NDArray[np.uint64]:
     """Return packed Morgan fingerprints of RDKit's molecules; see `fingerprints`."""
-    _check_bits(bits)
+    check_bits(bits)
     generator = rdFingerprintGenerator.GetMorganGenerator(radius=radius, fpSize=bits)
     with rdBase.BlockLogs():
         vectors = generator.GetFingerprints(molecules, numThreads=threads or os.cpu_count() or 1)

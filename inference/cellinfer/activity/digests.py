@@ -6,13 +6,13 @@ standard form alone, not from how a structure was written.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cellinfer.activity.chemistry import DEFAULT, Standardisation, morgan_fingerprints, standardise_and_read
+from cellinfer.activity.chemistry import DEFAULT, Standardisation, standardise_and_read
 
 __all__ = ["Digest", "Wanted", "digest", "joined"]
 
@@ -23,12 +23,10 @@ NOT_DESCRIBED = "not described"
 class Wanted:
     """What is wanted of structures."""
 
-    how: Standardisation = DEFAULT
-    """Their standard form."""
-    graphs: bool = False
-    """Whether what graphs follow from."""
-    fingerprints: tuple[tuple[int, int], ...] = ()
-    """Radius and bits of each kind of Morgan fingerprints."""
+    how: Standardisation | None = DEFAULT
+    """Their standard form; None: as they were written."""
+    pickles: bool = False
+    """Whether what graphs and fingerprints follow from."""
 
 
 @dataclass(frozen=True)
@@ -46,9 +44,7 @@ class Digest:
     rows
         `(m,)` int64: those that are `ok`, ascending.
     pickles
-        RDKit's molecule of each of these (`Mol.ToBinary`), what graphs follow from; none if not wanted.
-    fingerprints
-        Radius and bits -> `(m, bits / 64)` uint64 packed Morgan fingerprints of these.
+        RDKit's molecule of each of these (`Mol.ToBinary`), from which graphs and fingerprints follow; none if unwanted.
     """
 
     smiles: list[str | None]
@@ -56,7 +52,6 @@ class Digest:
     detail: list[str]
     rows: NDArray[np.int64]
     pickles: list[bytes]
-    fingerprints: Mapping[tuple[int, int], NDArray[np.uint64]]
 
 
 def digest(smiles: Sequence[str], wanted: Wanted) -> Digest:
@@ -76,7 +71,8 @@ def digest(smiles: Sequence[str], wanted: Wanted) -> Digest:
     forms: list[str | None] = []
     statuses: list[str] = []
     details: list[str] = []
-    rows, molecules = [], []
+    rows: list[int] = []
+    pickles: list[bytes] = []
     for row, text in enumerate(smiles):
         structure, molecule = standardise_and_read(text, wanted.how)
         forms.append(structure.smiles)
@@ -84,15 +80,9 @@ def digest(smiles: Sequence[str], wanted: Wanted) -> Digest:
         details.append(structure.detail)
         if structure.status == "ok":
             rows.append(row)
-            molecules.append(molecule)
-    return Digest(
-        forms,
-        statuses,
-        details,
-        np.array(rows, np.int64),
-        [molecule.ToBinary(0) for molecule in molecules] if wanted.graphs else [],
-        {kind: morgan_fingerprints(molecules, *kind, threads=1) for kind in wanted.fingerprints},
-    )
+            if wanted.pickles:
+                pickles.append(molecule.ToBinary(0))
+    return Digest(forms, statuses, details, np.array(rows, np.int64), pickles)
 
 
 def joined(digests: Sequence[Digest], wanted: Wanted) -> Digest:
@@ -106,5 +96,4 @@ def joined(digests: Sequence[Digest], wanted: Wanted) -> Digest:
         [one for each in digests for one in each.detail],
         np.concatenate([each.rows + start for each, start in zip(digests, starts, strict=True)]),
         [one for each in digests for one in each.pickles],
-        {kind: np.concatenate([each.fingerprints[kind] for each in digests]) for kind in wanted.fingerprints},
     )

@@ -29,14 +29,15 @@ from typing import Any
 
 import numpy as np
 from cellinfer_kernels.molgraphs import Distinct, bonds_before, bonds_into, distinct_rows
-from cellinfer_kernels.molpickles import pickle_version, read_pickles
+from cellinfer_kernels.molpickles import Pickled
 from numpy.typing import NDArray
 
-from cellinfer.activity.chemistry import read
+from cellinfer.activity.chemistry import read, version
+from cellinfer.activity.pickles import CHUNK, PROBES, atomic_mass, read_at_once
 from cellinfer.errors import InputError
 
 try:
-    from rdkit import Chem, rdBase
+    from rdkit import Chem
 except ImportError as error:
     raise InputError('Chemical structures need RDKit: pip install "cellinfer[chem]".') from error
 
@@ -54,18 +55,6 @@ _HYBRIDISATIONS = np.array(
 _RADICES = (128, 512, 32, 128, 16, 32, 16, 2)
 _KINDS = {Chem.BondType.SINGLE: 1, Chem.BondType.DOUBLE: 2, Chem.BondType.TRIPLE: 3, Chem.BondType.AROMATIC: 4}
 _STEREOS = 6
-_PICKLE = 16
-"""Format of RDKit's pickles that is read at once."""
-_PROBES = (
-    "C[N+](C)(C)C[C@H]([13CH3])/C=C/c1ccc[nH]1",
-    "[O-]S(=O)(=O)C#CC1CC1.[Na+]",
-    "F[P-](F)(F)(F)(F)F",
-    "C[CH2]",
-    "[2H]O[C@@]1(F)CC2CC1C2",
-    "C/C=C\\C(=O)Nc1ccc2ncsc2c1",
-)
-"""What shows whether pickles are understood: charges, radicals, isotopes, stereochemistry, rings, hydrogens."""
-_CHUNK = 1_000
 _log = logging.getLogger(__name__)
 
 
@@ -206,7 +195,7 @@ def read_graphs(smiles: Iterable[str]) -> MoleculeGraphs:
         If one is empty or no SMILES.
     """
     texts = list(smiles)
-    return _joined([molecule_graphs(read(texts[at : at + _CHUNK])) for at in range(0, len(texts), _CHUNK)])
+    return _joined([molecule_graphs(read(texts[at : at + CHUNK])) for at in range(0, len(texts), CHUNK)])
 
 
 def molecule_graphs(molecules: Iterable[Any]) -> MoleculeGraphs:
@@ -237,8 +226,8 @@ def graphs_of_pickles(pickles: Sequence[bytes]) -> tuple[MoleculeGraphs, dict[in
     """
     pieces: list[MoleculeGraphs] = []
     unfit: dict[int, str] = {}
-    for start in range(0, len(pickles), _CHUNK):
-        graphs, problems = _graphs_of(pickles[start : start + _CHUNK])
+    for start in range(0, len(pickles), CHUNK):
+        graphs, problems = _graphs_of(pickles[start : start + CHUNK])
         pieces.append(graphs)
         unfit |= {start + row: problem for row, problem in problems.items()}
     return _joined(pieces), unfit
@@ -249,7 +238,9 @@ def _graphs_of(pickles: Sequence[bytes]) -> tuple[MoleculeGraphs, dict[int, str]
         found = [_graph_of(pickle) for pickle in pickles]
         unfit = {row: each for row, each in enumerate(found) if isinstance(each, str)}
         return _joined([each for each in found if not isinstance(each, str)]), unfit
-    graphs, known = _graphs_by_pickles(pickles)
+    at_once = read_at_once(pickles)
+    assert at_once is not None
+    graphs, known = _graphs_by_pickles(at_once)
     unfit = {}
     for row in np.flatnonzero(~known).tolist():
         one = _graph_of(pickles[row])
@@ -270,10 +261,8 @@ def _graph_of(pickle: bytes) -> MoleculeGraphs | str:
         return str(error)
 
 
-def _graphs_by_pickles(pickles: Sequence[bytes]) -> tuple[MoleculeGraphs, NDArray[np.bool_]]:
+def _graphs_by_pickles(found: Pickled) -> tuple[MoleculeGraphs, NDArray[np.bool_]]:
     """Return graphs, and which molecules the pickles of say all."""
-    starts = np.concatenate([[0], np.cumsum([len(each) for each in pickles])]).astype(np.int64)
-    found = read_pickles(np.frombuffer(b"".join(pickles), np.uint8), starts)
     values = found.atoms.copy()
     values[:, 3] += 64
     strange = ((values < 0) | (values >= _RADICES)).any(axis=1)
@@ -289,20 +278,16 @@ def _graphs_by_pickles(pickles: Sequence[bytes]) -> tuple[MoleculeGraphs, NDArra
 @cache
 def _pickles_are_known() -> bool:
     """Tell whether this RDKit pickles molecules as we read them: the version is known, and a few come out the same."""
-    molecules = [Chem.MolFromSmiles(text) for text in _PROBES]
-    version = pickle_version(molecules[0].ToBinary(0))
-    if version[0] == _PICKLE:
-        read, known = _graphs_by_pickles([molecule.ToBinary(0) for molecule in molecules])
+    molecules = [Chem.MolFromSmiles(text) for text in PROBES]
+    found = read_at_once([molecule.ToBinary(0) for molecule in molecules])
+    if found is not None:
+        read, known = _graphs_by_pickles(found)
         expected = graphs_by_atoms(molecules)
         if known.all() and all(
             np.array_equal(getattr(read, each.name), getattr(expected, each.name)) for each in fields(expected)
         ):
             return True
-    _log.warning(
-        "RDKit %s pickles molecules in a way that is not known (%d.%d.%d): they are read atom by atom, which is slower",
-        rdBase.rdkitVersion,
-        *version,
-    )
+    _log.warning("RDKit %s pickles molecules in a way that is not known: they are read atom by atom: slower", version())
     return False
 
 
@@ -418,17 +403,10 @@ def atom_features(codes: NDArray[np.int64]) -> NDArray[np.float32]:
             _places(hydrogens, np.arange(5)),
             _places(hybridisation, _HYBRIDISATIONS),
             aromatic.astype(np.float32),
-            np.array([_mass(*pair) for pair in zip(number.tolist(), isotope.tolist(), strict=True)], np.float32) / 100,
+            np.array([atomic_mass(*pair) for pair in zip(number.tolist(), isotope.tolist(), strict=True)], np.float32)
+            / 100,
         ]
     ).astype(np.float32)
-
-
-def _mass(number: int, isotope: int) -> float:
-    """Return the mass of an atom as RDKit has it, in daltons."""
-    table = Chem.GetPeriodicTable()
-    if not isotope:
-        return float(table.GetAtomicWeight(number))
-    return float(table.GetMassForIsotope(number, isotope)) or float(isotope)
 
 
 def bond_features(codes: NDArray[np.int64]) -> NDArray[np.float32]:

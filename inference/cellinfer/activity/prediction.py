@@ -36,7 +36,7 @@ from cellinfer.settings import with_options
 if TYPE_CHECKING:
     from cellinfer.activity.applicability import Domain
     from cellinfer.activity.chemistry import Progress, Standardisation
-    from cellinfer.activity.digests import Digest, Wanted
+    from cellinfer.activity.digests import Digest
     from cellinfer.activity.molecules import MoleculeFile
     from cellinfer.activity.processes import Readers
     from cellinfer.activity.structures import Structures
@@ -70,7 +70,7 @@ class PredictSettings:
     """Column of the profiles with names of compounds; None: found by its name."""
     standardise: str = "card"
     """Structures as each model's training had them (`card`), as `activity prepare` makes them (`default`), or as they
-    are (`none`)."""
+    are written (`none`): for those that are in their standard form already."""
     device: Device = "auto"
     """Of the networks."""
     threads: int | None = None
@@ -229,7 +229,7 @@ class _Work:
         self.notes: list[str] = []
         self.how = {} if self.file is None else {name: self._standardisation(one) for name, one in self.models.items()}
         self.known = {} if self.file is None else self._domains()
-        self.wanted = {} if self.file is None else self._wanted()
+        self.needs = {} if self.file is None else self._needs()
         self._note()
 
     def __enter__(self) -> Self:
@@ -256,7 +256,7 @@ class _Work:
         """Return about how many compounds there are, for a bar."""
         return len(self.names) if self.file is None else _count_rows(self.file)
 
-    def pieces(self) -> Iterator[tuple[pd.DataFrame, dict[Standardisation, _Described]]]:
+    def pieces(self) -> Iterator[tuple[pd.DataFrame, _Forms]]:
         """Yield compounds (`row`, `id`, `SMILES`) and their structures in each standard form that models ask for.
 
         Structures of the next compounds are read while these are predicted.
@@ -267,16 +267,24 @@ class _Work:
                 rows = np.arange(start + 1, start + 1 + len(some))
                 yield pd.DataFrame({"row": rows, "id": some.to_numpy(object), "SMILES": None}), {}
             return
-        begun: deque[tuple[pd.DataFrame, dict[Standardisation, Callable[[], Digest]]]] = deque()
+        from cellinfer.activity.digests import Wanted
+
+        begun: deque[tuple[pd.DataFrame, dict[Standardisation | None, Callable[[], Digest]]]] = deque()
         for piece in self.file.pieces(rows=_PIECE):
             smiles = piece["SMILES"].tolist()
-            begun.append((piece, {how: self.readers.begin(smiles, each) for how, each in self.wanted.items()}))
+            begun.append((piece, {how: self.readers.begin(smiles, Wanted(how, pickles=True)) for how in self.needs}))
             if len(begun) > 1:
-                yield _finished(*begun.popleft())
+                yield self._finished(*begun.popleft())
         while begun:
-            yield _finished(*begun.popleft())
+            yield self._finished(*begun.popleft())
 
-    def predict(self, piece: pd.DataFrame, structures: Mapping[Standardisation, _Described]) -> pd.DataFrame:
+    def _finished(
+        self, piece: pd.DataFrame, begun: Mapping[Standardisation | None, Callable[[], Digest]]
+    ) -> tuple[pd.DataFrame, _Forms]:
+        """Wait for the structures of a piece."""
+        return piece, {how: _described(digest(), self.needs[how]) for how, digest in begun.items()}
+
+    def predict(self, piece: pd.DataFrame, structures: _Forms) -> pd.DataFrame:
         """Return the rows of the table for some compounds."""
         shape = (len(self.models), len(piece), len(self.assays))
         probability, spread = np.full(shape, np.nan, np.float32), np.full(shape, np.nan, np.float32)
@@ -353,11 +361,11 @@ class _Work:
         if twice := [name for name, count in Counter(names).items() if count > 1]:
             raise ModelError(f"Two columns of the table would be called {twice[0]!r}: an assay cannot have that name.")
 
-    def _standardisation(self, model: ActivityModel) -> Standardisation:
+    def _standardisation(self, model: ActivityModel) -> Standardisation | None:
         from cellinfer.activity.chemistry import DEFAULT, PUBLISHED, Standardisation
 
         if self.settings.standardise != "card":
-            return DEFAULT if self.settings.standardise == "default" else PUBLISHED
+            return DEFAULT if self.settings.standardise == "default" else None
         stated = model.card.standardisation
         return PUBLISHED if stated is None else Standardisation(**stated)
 
@@ -409,23 +417,20 @@ class _Work:
             tables[name] = pd.DataFrame(values, columns=list(features))
         return tables
 
-    def _wanted(self) -> dict[Standardisation, Wanted]:
+    def _needs(self) -> dict[Standardisation | None, _Needs]:
         """Return what models need of structures in each standard form, so that each is read once."""
-        from cellinfer.activity.digests import Wanted
-
-        wanted: dict[Standardisation, Wanted] = {}
+        needs: dict[Standardisation | None, _Needs] = {}
         for name, model in self.models.items():
             how, card = self.how[name], model.card
-            before = wanted.get(how, Wanted(how))
+            before = needs.get(how, _Needs())
             morgan = {card.morgan} if "morgan" in card.modalities or name in self.known else set()
-            graphs = before.graphs or "graph" in card.modalities
-            wanted[how] = Wanted(how, graphs, tuple(sorted({*before.fingerprints, *morgan})))
-        return wanted
+            needs[how] = _Needs(before.graphs or "graph" in card.modalities, before.fingerprints | morgan)
+        return needs
 
     def _table(
         self,
         piece: pd.DataFrame,
-        structures: Mapping[Standardisation, _Described],
+        structures: _Forms,
         probability: NDArray[np.float32],
         spread: NDArray[np.float32],
         reasons: Sequence[list[str]],
@@ -453,7 +458,7 @@ class _Work:
             values[f"{assay}{SPREAD}"] = apart[:, place].astype(np.float32)
         return pd.DataFrame({**head, **values})
 
-    def _nearest(self, structures: Mapping[Standardisation, _Described], n: int) -> dict[str, Any]:
+    def _nearest(self, structures: _Forms, n: int) -> dict[str, Any]:
         """Return similarity, name and verdict; of several models those of the one that knows a compound least."""
         similarity, margin = np.full(n, np.nan, np.float32), np.full(n, np.inf)
         names, verdict = np.full(n, None, object), np.full(n, None, object)
@@ -475,7 +480,7 @@ class _Work:
         self.domains.update(each for each in verdict.tolist() if each is not None)
         return {SIMILARITY: similarity, NEIGHBOUR: _text(names), DOMAIN: _text(verdict)}
 
-    def _unknown(self, structures: Mapping[Standardisation, _Described], n: int) -> list[str | None]:
+    def _unknown(self, structures: _Forms, n: int) -> list[str | None]:
         found: list[str | None] = [None] * n
         for given in structures.values():
             if given.described.graphs is None:
@@ -492,6 +497,15 @@ def _sees_structures(model: ActivityModel) -> bool:
 
 
 @dataclass(frozen=True)
+class _Needs:
+    """What models need of structures in one standard form."""
+
+    graphs: bool = False
+    fingerprints: frozenset[tuple[int, int]] = frozenset()
+    """Radius and bits of each kind."""
+
+
+@dataclass(frozen=True)
 class _Described:
     """Structures of a piece in one standard form."""
 
@@ -505,19 +519,16 @@ class _Described:
     described: Structures
 
 
-def _finished(
-    piece: pd.DataFrame, begun: Mapping[Standardisation, Callable[[], Digest]]
-) -> tuple[pd.DataFrame, dict[Standardisation, _Described]]:
-    """Wait for the structures of a piece."""
-    return piece, {how: _described(digest()) for how, digest in begun.items()}
+_Forms = Mapping["Standardisation | None", _Described]
+"""Structures of a piece by their standard form."""
 
 
-def _described(digest: Digest) -> _Described:
+def _described(digest: Digest, needs: _Needs) -> _Described:
     """Describe those structures, in their standard form, that can be described."""
     from cellinfer.activity.digests import NOT_DESCRIBED
     from cellinfer.activity.structures import of_digest
 
-    described, unfit = of_digest(digest)
+    described, unfit = of_digest(digest, graphs=needs.graphs, fingerprints=needs.fingerprints)
     reasons, details = list(digest.status), list(digest.detail)
     for row, problem in unfit.items():
         reasons[row], details[row] = NOT_DESCRIBED, problem
@@ -559,9 +570,7 @@ def _fused(
     return fused, np.sqrt(within + between)
 
 
-def _details(
-    reasons: Sequence[list[str]], names: Sequence[str], structures: Mapping[Standardisation, _Described]
-) -> list[str | None]:
+def _details(reasons: Sequence[list[str]], names: Sequence[str], structures: _Forms) -> list[str | None]:
     """Say what exactly is wrong, or was taken off, and which models could not predict what others could."""
     details: list[str | None] = []
     first = next(iter(structures.values()), None)

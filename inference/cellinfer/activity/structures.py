@@ -8,9 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from cellinfer.activity.chemistry import morgan_fingerprints, read
+from cellinfer.activity.chemistry import read
 from cellinfer.activity.digests import Digest
-from cellinfer.activity.graphs import MoleculeGraphs, graphs_of_pickles, molecule_graphs
+from cellinfer.activity.graphs import MoleculeGraphs, graphs_of_pickles
+from cellinfer.activity.pickles import fingerprints_of_pickles
+from cellinfer.errors import InputError
 
 __all__ = ["Structures", "describe", "of_digest"]
 
@@ -69,16 +71,17 @@ def describe(
     InputError
         If a structure cannot be read or described.
     """
-    molecules = read(smiles)
-    return Structures(
-        tuple(smiles),
-        molecule_graphs(molecules) if graphs else None,
-        {kind: morgan_fingerprints(molecules, *kind) for kind in fingerprints},
-    )
+    pickles = [molecule.ToBinary(0) for molecule in read(smiles)]
+    found, unfit = _of_pickles(smiles, pickles, graphs, fingerprints)
+    for problem in unfit.values():
+        raise InputError(problem)
+    return found
 
 
-def of_digest(digest: Digest) -> tuple[Structures, dict[int, str]]:
-    """Describe the structures of a digest that are `ok`.
+def of_digest(
+    digest: Digest, *, graphs: bool = False, fingerprints: Collection[tuple[int, int]] = ()
+) -> tuple[Structures, dict[int, str]]:
+    """Describe the structures of a digest that are `ok`; see `describe`.
 
     Returns
     -------
@@ -87,12 +90,18 @@ def of_digest(digest: Digest) -> tuple[Structures, dict[int, str]]:
     unfit : dict
         Row of the digest of each other one -> why it cannot be.
     """
-    graphs, problems = graphs_of_pickles(digest.pickles) if digest.pickles else (None, {})
-    fit = np.array([place for place in range(len(digest.rows)) if place not in problems], np.int64)
-    standard = [digest.smiles[row] for row in digest.rows[fit]]
-    assert all(text is not None for text in standard)
+    standard = [text for text in digest.smiles if text is not None]
+    found, unfit = _of_pickles(standard, digest.pickles, graphs, fingerprints)
+    return found, {int(digest.rows[place]): problem for place, problem in unfit.items()}
+
+
+def _of_pickles(
+    smiles: Sequence[str], pickles: Sequence[bytes], graphs: bool, fingerprints: Collection[tuple[int, int]]
+) -> tuple[Structures, dict[int, str]]:
+    """Describe what can be described of molecules as RDKit pickles them; say why the others, by place, cannot be."""
+    described, unfit = graphs_of_pickles(pickles) if graphs else (None, {})
+    every = {kind: fingerprints_of_pickles(pickles, *kind) for kind in fingerprints}
+    fit = np.array([place for place in range(len(smiles)) if place not in unfit], np.int64)
     return Structures(
-        tuple(text for text in standard if text is not None),
-        graphs,
-        {kind: packed[fit] for kind, packed in digest.fingerprints.items()},
-    ), {int(digest.rows[place]): problem for place, problem in problems.items()}
+        tuple(smiles[place] for place in fit), described, {kind: packed[fit] for kind, packed in every.items()}
+    ), unfit

@@ -9,8 +9,11 @@ from pathlib import Path
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
+from pyarrow import csv
 
 from cellinfer.files import durable, plain_text
+
+_WITHOUT_HEADER = csv.WriteOptions(include_header=False, quoting_style="needed")
 
 
 def write_parquet(table: pd.DataFrame, path: Path) -> None:
@@ -36,11 +39,14 @@ def growing_table(path: Path) -> Iterator[Callable[[pd.DataFrame], None]]:
         written.
     """
     if path.suffix.lower() == ".csv":
-        with durable(path) as partial, partial.open("w", encoding="utf-8", newline="") as file:
+        with durable(path) as partial, partial.open("wb") as file:
 
             def append_text(piece: pd.DataFrame) -> None:
                 named = _guarded(piece).rename(columns=plain_text)
-                named.to_csv(file, index=False, header=not file.tell())
+                if not file.tell():
+                    file.write(named.iloc[:0].to_csv(index=False, lineterminator="\n").encode())
+                table = pa.Table.from_pandas(named, preserve_index=False)
+                csv.write_csv(table, file, _WITHOUT_HEADER)  # ten times as fast as pandas
 
             yield append_text
         return
