@@ -7,7 +7,7 @@ DATA is the folder with `activity`; COMMAND the `chemprop` of an environment of 
 compounds and are judged on the same ones by `cellinfer activity evaluate`. Rates were chosen by what validation folds
 say, never by those that are judged on. Our ensembles have four members, each stopped by another fold; beside chemprop
 (its own sizes and rates, as many epochs as ours at most) stands one network that is taught and stopped by the same
-compounds; on a processor chemprop takes a quarter of an hour per fold, so `--chemprop-folds` says how many.
+compounds; on a processor chemprop takes a quarter of an hour per fold, so `--slow-folds` says how many.
 
 `broad6k`: 6,567 compounds, 24 assays, the five scaffold folds of Moshkov et al. 2023, whose networks learnt from 16,170
 compounds. `tox21`: 12 assays, the scaffold split of DeepChem (80, 10, 10 %; the largest scaffolds first), by which most
@@ -33,7 +33,7 @@ from cellinfer.activity.columns import COMPOUND, FOLD, SMILES
 from cellinfer.activity.evaluation import evaluate
 from cellinfer_training.activity.baselines import Kind, fit_baseline
 from cellinfer_training.activity.data import ActivityData, read_data
-from cellinfer_training.activity.learner import Settings, divide, learn_members, probabilities_of
+from cellinfer_training.activity.learner import Settings, divide, learn_members, probabilities_of, usual_settings
 from cellinfer_training.activity.networks import Architecture
 from cellinfer_training.activity.report import train_activity
 from numpy.typing import NDArray
@@ -42,8 +42,7 @@ from benchmarks._peers import RESULTS, machine
 
 MEMBERS = 4
 NETWORKS: Mapping[str, tuple[Architecture, Settings]] = {
-    "graph": (Architecture(), Settings(epochs=40, rate=4e-3, first_rate=4e-4, last_rate=2e-4)),
-    "morgan": (Architecture(), Settings(epochs=20, decay=3e-4)),
+    name: (Architecture(), usual_settings([name])) for name in ("graph", "morgan")
 }
 PUBLISHED = {"published graph": "cp_es_op", "published Morgan": "cpcl_es_op"}
 ONE, FUSED = "graph-of-one", "graph+morgan"
@@ -51,10 +50,10 @@ _DESCRIBED = ("compound_index", "smiles", "inchikey_first_block", "scaffold_fold
 
 
 @dataclass(frozen=True)
-class Peer:
-    """chemprop: its command, and on how many folds it is taught."""
+class Slow:
+    """What takes minutes per fold: boosting, and chemprop by its command; on how many folds they are taught."""
 
-    command: str | None
+    chemprop: str | None
     folds: int
 
 
@@ -181,22 +180,25 @@ def _write(path: Path, data: ActivityData, rows: NDArray[np.integer], probabilit
     table.to_parquet(path)
 
 
-def study(work: Path, folds: Sequence[int], rotating: bool, peer: Peer, published: Path | None) -> dict[str, Any]:
-    """Teach everything, in turn by fold, and judge it."""
+def study(work: Path, folds: Sequence[int], rotating: bool, slow: Slow, published: Path | None) -> dict[str, Any]:
+    """Teach everything, in turn by fold, and judge it; slow peers by themselves, on the folds they are taught on."""
     data = read_data(work / "matrix.parquet", work / "folds.parquet")
-    beside = list(folds)[: peer.folds] if peer.command else []
+    few = list(folds)[: slow.folds]
     for fold in folds:
         print(f"{work.name}, fold {fold}", flush=True)
         learn_ours(data, fold, work, rotating, lambda line: None)
-        if fold in beside:
-            learn_chemprop(data, fold, work, str(peer.command))
         learn_baseline("logistic", data, fold, work)
-        learn_baseline("boosting", data, fold, work)
-    names = [*NETWORKS, ONE, "logistic", "boosting"]
-    result = {"compounds": len(data), "assays": len(data.assays), **judge(work, folds, names, published)}
-    if beside:
-        result["beside_chemprop"] = {"folds": beside, **judge(work, beside, [*NETWORKS, ONE, "chemprop"], None)}
-    return result
+        if fold in few:
+            learn_baseline("boosting", data, fold, work)
+            if slow.chemprop:
+                learn_chemprop(data, fold, work, slow.chemprop)
+    peers = ["boosting", *(["chemprop"] if slow.chemprop else [])]
+    return {
+        "compounds": len(data),
+        "assays": len(data.assays),
+        **judge(work, folds, [*NETWORKS, ONE, "logistic"], published),
+        "beside_slow_peers": {"folds": few, **judge(work, few, [*NETWORKS, ONE, *peers], None)},
+    }
 
 
 def judge(work: Path, folds: Sequence[int], names: Sequence[str], published: Path | None) -> dict[str, Any]:
@@ -204,7 +206,7 @@ def judge(work: Path, folds: Sequence[int], names: Sequence[str], published: Pat
     found = evaluate(
         {name: [work / name / str(fold) for fold in folds] for name in names},
         work / "matrix.parquet",
-        work / ("evaluation" if "chemprop" not in names else "evaluation-chemprop"),
+        work / ("evaluation-slow" if "boosting" in names else "evaluation"),
         folds=work / "folds.parquet",
         validation={name: [work / name / str(fold) for fold in folds] for name in NETWORKS},
         scores=None if published is None else {"": published},
@@ -233,7 +235,7 @@ def main() -> None:
     parser.add_argument("data", type=Path)
     parser.add_argument("work", type=Path)
     parser.add_argument("--chemprop", help="its command")
-    parser.add_argument("--chemprop-folds", type=int, default=5)
+    parser.add_argument("--slow-folds", type=int, default=5, help="folds for chemprop and boosting")
     asked = parser.parse_args()
     work, published = asked.work / asked.what, None
     work.mkdir(parents=True, exist_ok=True)
@@ -243,7 +245,7 @@ def main() -> None:
     else:
         write_tox21(asked.data, work)
     folds = range(5) if asked.what == "broad6k" else [0]
-    result = study(work, folds, asked.what == "broad6k", Peer(asked.chemprop, asked.chemprop_folds), published)
+    result = study(work, folds, asked.what == "broad6k", Slow(asked.chemprop, asked.slow_folds), published)
     for row in result["mean_over_assays"]:
         if row["metric"] == "AUROC":
             print(f"{row['modality']:<32} {row['value']:.4f}  [{row['low']:.3f}, {row['high']:.3f}]")

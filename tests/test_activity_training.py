@@ -479,15 +479,10 @@ def test_the_command_teaches(data: ActivityData, tmp_path: Path) -> None:
     labels = pd.DataFrame(data.labels, columns=list(data.assays)).astype("Int8").replace(-1, pd.NA)
     head = pd.DataFrame({"Metadata_Compound": data.compounds, "Metadata_SMILES": data.smiles})
     pd.concat([head, labels], axis=1).to_parquet(tmp_path / "matrix.parquet")
-    pd.DataFrame({"Metadata_Compound": data.compounds, "Fold": data.folds}).to_csv(tmp_path / "folds.csv", index=False)
-    line = [
-        "activity",
-        str(tmp_path / "matrix.parquet"),
-        "--folds",
-        str(tmp_path / "folds.csv"),
-        "--out",
-        str(tmp_path / "run"),
-    ]
+    folds = tmp_path / "split" / "folds.parquet"
+    folds.parent.mkdir()
+    pd.DataFrame({"Metadata_Compound": data.compounds, "Fold": data.folds}).to_parquet(folds)
+    line = ["activity", str(tmp_path), "--folds", str(folds.parent), "--out", str(tmp_path / "run")]
     line += ["--model", "morgan", "--epochs", "2", "--hidden", "16", "--members", "2", "--fold", "3"]
     result = CliRunner().invoke(app, line)
     assert result.exit_code == 0, result.output
@@ -498,7 +493,9 @@ def test_the_command_teaches(data: ActivityData, tmp_path: Path) -> None:
     assert (data.folds[rows] == 3).all()
     found = model.predict([data.smiles[row] for row in rows]).probability
     np.testing.assert_allclose(found, predicted[list(data.assays)], atol=1e-5)
-    stated = json.loads((tmp_path / "run/report.json").read_text())["evaluation"]
+    report = json.loads((tmp_path / "run/report.json").read_text())
+    stated, how = report["evaluation"], report["settings"]
+    assert (how["epochs"], how["rate"], how["decay"]) == (2, 1e-3, 3e-4)  # what is given, else what suits fingerprints
     assert model.card.evaluation == stated
     scores = pd.read_csv(tmp_path / "run/scores.csv", index_col="assay")
     assert scores["AUROC"].mean() == pytest.approx(stated["mean"]["AUROC"])

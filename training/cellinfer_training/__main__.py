@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -273,10 +274,16 @@ def embed_imagenet(
 @plainly()
 def activity(
     matrix: Annotated[
-        Path, typer.Argument(help="Table with SMILES and a column per assay (1, 0, nothing).", show_default=False)
+        Path,
+        typer.Argument(
+            help="Folder of `cellinfer activity prepare`, or a table with SMILES and assays (1, 0, nothing).",
+            show_default=False,
+        ),
     ],
     out: Out,
-    folds: Annotated[Path, typer.Option(help="Table with Metadata_Compound and Fold.")],
+    folds: Annotated[
+        Path, typer.Option(help="Folder of `cellinfer activity split`, or a table with Metadata_Compound and Fold.")
+    ],
     fold: Annotated[int, typer.Option(help="Fold to judge on; others in turn say when to stop.")] = 0,
     everything: Annotated[bool, typer.Option("--everything", help="Judge on no fold: learn from all of them.")] = False,
     model: Annotated[
@@ -296,13 +303,19 @@ def activity(
         int,
         typer.Option(help="Networks whose mean is taken, each stopped by another fold."),
     ] = 1,
-    epochs: Annotated[int, typer.Option(help="Epochs at most.")] = 30,
+    epochs: Annotated[
+        int | None, typer.Option(help="Epochs at most.", show_default="graph 40, morgan 20, else 30")
+    ] = None,
     hidden: Annotated[int, typer.Option(help="Width of the network.")] = 300,
     depth: Annotated[int, typer.Option(help="Steps of message passing.")] = 3,
     layers: Annotated[int, typer.Option(help="Hidden layers behind what is seen; 0: logistic regression.")] = 1,
     dropout: Annotated[float, typer.Option(help="Part that is dropped while learning.")] = 0.0,
-    rate: Annotated[float, typer.Option(help="Largest learning rate.")] = 1e-3,
-    decay: Annotated[float, typer.Option(help="Penalty on squared weights; 0.0003 suits fingerprints.")] = 0.0,
+    rate: Annotated[
+        float | None, typer.Option(help="Largest learning rate.", show_default="graph 0.004, else 0.001")
+    ] = None,
+    decay: Annotated[
+        float | None, typer.Option(help="Penalty on squared weights.", show_default="morgan 0.0003, else 0")
+    ] = None,
     balance: Annotated[bool, typer.Option(help="Let hits of an assay count as much as its inactives.")] = False,
     trials: Annotated[
         int, typer.Option("--search", help="Trials of a search for sizes and rates, inside the other folds.")
@@ -313,9 +326,10 @@ def activity(
 ) -> None:
     """Teach networks to predict hits of assays from structures and profiles, and judge them on a fold left out."""
     from cellinfer.activity.prepare import standardisation_of
+    from cellinfer.activity.tables import inside
 
     from cellinfer_training.activity.data import read_data
-    from cellinfer_training.activity.learner import Settings
+    from cellinfer_training.activity.learner import usual_settings
     from cellinfer_training.activity.networks import Architecture
     from cellinfer_training.activity.report import train_activity
 
@@ -325,22 +339,25 @@ def activity(
         if not found:
             raise typer.BadParameter(f"profiles are given as NAME=TABLE, not {text!r}")
         tables[what] = Path(table)
-    data = read_data(matrix, folds, tables, join)
+    matrix = inside(matrix, "matrix.parquet")
+    data = read_data(matrix, inside(folds, "folds.parquet"), tables, join)
     for note in data.notes:
         typer.echo(f"note: {note}")
     architecture = Architecture(hidden=hidden, depth=depth, layers=layers, dropout=dropout)
-    settings = Settings(
-        epochs=epochs,
-        rate=rate,
-        first_rate=rate / 10,
-        last_rate=rate / 10,
-        decay=decay,
+    sees = model or ["graph"]
+    usual = usual_settings(sees)
+    if rate is not None:
+        usual = replace(usual, rate=rate, first_rate=rate / 10, last_rate=rate / 10)
+    settings = replace(
+        usual,
+        epochs=usual.epochs if epochs is None else epochs,
+        decay=usual.decay if decay is None else decay,
         balance=balance,
         seed=seed,
     )
     path = train_activity(
         data,
-        model or ["graph"],
+        sees,
         None if everything else fold,
         out,
         architecture,

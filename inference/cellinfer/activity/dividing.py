@@ -20,7 +20,7 @@ from cellinfer.activity.columns import COMPOUND, FOLD, KEY, SCAFFOLD, SMILES
 from cellinfer.activity.filters import BLANK, HIT, Labels
 from cellinfer.activity.picture import draw_similarities
 from cellinfer.activity.prepare import assay_columns, labels_of
-from cellinfer.activity.tables import PARQUET
+from cellinfer.activity.tables import PARQUET, inside
 from cellinfer.errors import InputError
 from cellinfer.files import durable, json_ready, owned, sha256_of
 from cellinfer.outputs.frames import write_csv, write_parquet
@@ -110,8 +110,7 @@ def split(
         If results cannot be written.
     """
     chosen = _settings(settings, options)
-    path = Path(prepared)
-    path = path / "matrix.parquet" if path.is_dir() else path
+    path = inside(prepared, "matrix.parquet")
     if out is not None and Path(out).resolve() == path.parent.resolve():
         raise InputError(f"{out} holds what is read: choose another folder for the folds.")
     matrix = read_matrix(path)

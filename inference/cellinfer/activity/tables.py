@@ -8,6 +8,7 @@ import io
 import warnings
 import zlib
 from collections.abc import Sequence
+from os import PathLike
 from pathlib import Path
 from typing import IO, Any, cast
 
@@ -28,6 +29,11 @@ _DELIMITERS = (",", "\t", ";")
 def ending(path: Path) -> str:
     """Return how a name ends, without `.gz`, in small letters."""
     return Path(path.name.lower().removesuffix(".gz")).suffix
+
+
+def inside(path: str | PathLike[str], name: str) -> Path:
+    """Return the file of that name in a folder, or the path itself if it is no folder."""
+    return Path(path) / name if Path(path).is_dir() else Path(path)
 
 
 def unreadable(path: Path, error: object) -> InputError:

@@ -207,7 +207,7 @@ def predict(
     standardise: Annotated[
         str,
         typer.Option(
-            help="Structures: card (as the model's training had them), default (as prepare makes them) or none (as written)."
+            help="Structures: card (as the model's training had them), default (as prepare does) or none (as written)."
         ),
     ] = "card",
     device: DeviceOption = "auto",

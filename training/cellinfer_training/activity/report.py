@@ -19,7 +19,15 @@ from numpy.typing import NDArray
 
 from cellinfer_training.activity.data import ActivityData
 from cellinfer_training.activity.export import Description, export_activity
-from cellinfer_training.activity.learner import Parts, Settings, divide, learn_members, probabilities_of, unseen
+from cellinfer_training.activity.learner import (
+    Parts,
+    Settings,
+    divide,
+    learn_members,
+    probabilities_of,
+    unseen,
+    usual_settings,
+)
 from cellinfer_training.activity.networks import Architecture
 from cellinfer_training.activity.search import search
 from cellinfer_training.loop import prepare
@@ -85,7 +93,7 @@ def train_activity(
     parts = [divide(data, fold, usable, turn) for turn in range(members)]
     if fold is not None and not len(parts[0].test):
         raise InputError(f"Fold {fold} has no compounds with {', '.join(modalities)} to judge on.")
-    chosen, how = architecture or Architecture(), settings or Settings()
+    chosen, how = architecture or Architecture(), settings or usual_settings(modalities)
     if trials:
         found = search(data, modalities, fold, out / "search", trials, 1, how, device=device, report=report)
         chosen, how = found.architecture, replace(found.settings, seed=how.seed)

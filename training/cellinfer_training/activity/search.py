@@ -12,7 +12,7 @@ from cellinfer.errors import InputError
 from cellinfer.files import durable
 
 from cellinfer_training.activity.data import ActivityData
-from cellinfer_training.activity.learner import Learner, Settings
+from cellinfer_training.activity.learner import Learner, Settings, usual_settings
 from cellinfer_training.activity.networks import Architecture
 
 WIDTHS, DEPTHS, LAYERS, DROPOUTS = (100, 300, 600), (2, 3, 4, 5), (1, 2, 3), (0.0, 0.1, 0.2, 0.4)
@@ -91,7 +91,7 @@ def search(
     InputError
         If there are too few folds, or no trial.
     """
-    usual = settings or Settings()
+    usual = settings or usual_settings(modalities)
     usable = data.complete(modalities)
     others = [int(each) for each in np.unique(data.folds[data.folds >= 0]) if each != fold]
     absent = fold is not None and not (data.folds == fold).any()

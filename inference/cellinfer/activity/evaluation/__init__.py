@@ -24,6 +24,7 @@ from cellinfer.activity.evaluation import _tables as tables
 from cellinfer.activity.evaluation._figures import FUSED, GIVEN, ORACLE, OVER_FOLDS, REPORTED
 from cellinfer.activity.evaluation._tables import METRICS, Found, Judged, Table, Tables
 from cellinfer.activity.metrics import AUROC, LIMITS
+from cellinfer.activity.tables import inside
 from cellinfer.errors import InputError
 from cellinfer.files import durable, json_ready, owned, sha256_of
 from cellinfer.outputs.frames import write_csv, write_parquet
@@ -239,11 +240,7 @@ def _several(names: str | Sequence[str]) -> tuple[str, ...]:
 
 def _inside(given: Tables, file: str) -> list[Table]:
     """Take the file of a folder where a folder is given."""
-    result: list[Table] = []
-    for one in tables.as_list(given):
-        inside = not isinstance(one, pd.DataFrame) and Path(one).is_dir()
-        result.append(Path(one) / file if inside and not isinstance(one, pd.DataFrame) else one)
-    return result
+    return [one if isinstance(one, pd.DataFrame) else inside(one, file) for one in tables.as_list(given)]
 
 
 def _judge(
