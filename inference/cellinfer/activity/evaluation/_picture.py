@@ -13,7 +13,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Circle
 
-from cellinfer.activity.evaluation._figures import NONE
+from cellinfer.activity.evaluation._figures import NONE, UNTYPED
 from cellinfer.activity.metrics import AUROC
 from cellinfer.files import durable
 
@@ -199,6 +199,10 @@ def _types(
     chosen = by_type[(by_type["metric"] == AUROC) & (by_type["over_folds"] == over)]
     chosen = chosen[chosen["statistic"] == f"above_{limit:g}"]
     every = list(dict.fromkeys(chosen["type"]))
+    if every == [UNTYPED]:
+        panel.set_axis_off()
+        panel.text(0.5, 0.5, "types of assays: --assays TABLE", ha="center", color="#808080", transform=panel.transAxes)
+        return
     types = every[:_TYPES]
     more = f" (the {_TYPES} largest of {len(every)})" if len(every) > _TYPES else ""
     panel.set_title(f"Assays with AUROC > {limit:g} by type{more}", fontsize=10, loc="left")
