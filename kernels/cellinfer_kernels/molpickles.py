@@ -177,8 +177,8 @@ def _read_bonds(content: Any, at: Any, end: Any, atoms: Any, bonds: Any, ends: A
 
 
 @inlined
-def _mark_rings(ends: Any, bonds: Any, count: Any) -> Any:
-    """Mark bonds that are no bridges: depth first, with the earliest atom that each branch reaches back to."""
+def bonds_at(ends: Any, count: Any) -> Any:
+    """List the bonds at each of `count` atoms: return where each atom's begin (and the last ends), and the bonds."""
     degree = np.zeros(count + 1, np.int64)
     for row in range(len(ends)):
         degree[ends[row, 0] + 1] += 1
@@ -190,6 +190,13 @@ def _mark_rings(ends: Any, bonds: Any, count: Any) -> Any:
         for side in range(2):
             touching[filled[ends[row, side]]] = row
             filled[ends[row, side]] += 1
+    return begin, touching
+
+
+@inlined
+def _mark_rings(ends: Any, bonds: Any, count: Any) -> Any:
+    """Mark bonds that are no bridges: depth first, with the earliest atom that each branch reaches back to."""
+    begin, touching = bonds_at(ends, count)
     seen = np.full(count, -1, np.int64)
     back = np.zeros(count, np.int64)
     came = np.full(count, -1, np.int64)

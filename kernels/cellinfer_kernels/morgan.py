@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from cellinfer_kernels._jit import inlined, kernel
-from cellinfer_kernels.molpickles import Pickled
+from cellinfer_kernels.molpickles import Pickled, bonds_at
 
 
 def morgan_fingerprints(
@@ -103,17 +103,7 @@ def _equal(one: Any, other: Any) -> Any:
 def _grow(atoms: Any, bonds: Any, ends: Any, hashes: Any, radius: Any, bits: Any, packed: Any) -> Any:
     """Grow the environments of a molecule's atoms, and set the bits of those that are new."""
     count, words = len(atoms), (len(bonds) + 63) // 64
-    degree = np.zeros(count + 1, np.int64)
-    for row in range(len(bonds)):
-        degree[ends[row, 0] + 1] += 1
-        degree[ends[row, 1] + 1] += 1
-    begin = np.cumsum(degree)
-    filled = begin.copy()
-    touching = np.empty(2 * len(bonds), np.int64)
-    for row in range(len(bonds)):
-        for side in range(2):
-            touching[filled[ends[row, side]]] = row
-            filled[ends[row, side]] += 1
+    begin, touching = bonds_at(ends, count)
     covered = np.zeros((count, words), np.uint64)  # the bonds of each atom's environment
     seen = np.empty((count * radius, words), np.uint64)
     known = 0
