@@ -182,6 +182,8 @@ def test_doctor_finds_this_installation_fit() -> None:
     done = cellinfer("doctor")
     assert done.returncode == 0, done.stdout
     assert "onnxruntime" in done.stdout
+    assert "RDKit" in done.stdout
+    assert "not known to our kernels" not in done.stdout
 
 
 def test_bad_input_is_one_sentence(tmp_path: Path, plate: Path, here: Callable[..., Completed]) -> None:

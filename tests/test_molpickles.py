@@ -69,7 +69,7 @@ def test_the_kernel_equals_its_twin() -> None:
 
 
 def test_graphs_are_those_of_rdkits_own_words() -> None:
-    assert graphs._pickles_are_known()
+    assert graphs.pickles_are_known()
     molecules = read([*compounds(), *HARD, *(shuffled(text, 5) for text in compounds())])
     assert_same(graphs.molecule_graphs(molecules), graphs.graphs_by_atoms(molecules))
     assert_same(graphs.molecule_graphs([]), graphs.graphs_by_atoms([]))
@@ -82,7 +82,7 @@ def test_another_format_is_read_atom_by_atom_and_said(
 ) -> None:
     molecules = read(compounds()[:5])
     monkeypatch.setattr(pickles, "FORMAT", 99)
-    graphs._pickles_are_known.cache_clear()
+    graphs.pickles_are_known.cache_clear()
     try:
         with caplog.at_level(logging.WARNING):
             assert_same(graphs.molecule_graphs(molecules), graphs.graphs_by_atoms(molecules))
@@ -90,7 +90,7 @@ def test_another_format_is_read_atom_by_atom_and_said(
         assert len(caplog.records) == 1
         assert "atom by atom" in caplog.text
     finally:
-        graphs._pickles_are_known.cache_clear()
+        graphs.pickles_are_known.cache_clear()
 
 
 def test_damaged_pickles_are_not_followed() -> None:

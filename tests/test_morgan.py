@@ -53,7 +53,7 @@ def on_real_molecules() -> list[Chem.Mol]:
 
 @pytest.mark.parametrize(("radius", "bits"), KINDS)
 def test_fingerprints_are_rdkits(radius: int, bits: int) -> None:
-    assert pickles._kernel_agrees(radius, bits)
+    assert pickles.kernel_agrees(radius, bits)
     molecules = on_real_molecules()
     found = fingerprints_of_pickles([molecule.ToBinary(0) for molecule in molecules], radius, bits)
     np.testing.assert_array_equal(found, morgan_fingerprints(molecules, radius, bits))
@@ -107,7 +107,7 @@ def test_another_version_of_rdkit_is_asked_itself_and_said(
     binaries = [molecule.ToBinary(0) for molecule in molecules]
     expected = morgan_fingerprints(molecules)
     for name, value in (("FORMAT", 99), ("fingerprints_by_kernel", lambda *_: np.zeros((len(pickles.PROBES), 32)))):
-        pickles._kernel_agrees.cache_clear()
+        pickles.kernel_agrees.cache_clear()
         caplog.clear()
         with monkeypatch.context() as patched, caplog.at_level(logging.WARNING):
             patched.setattr(pickles, name, value)
@@ -115,7 +115,7 @@ def test_another_version_of_rdkit_is_asked_itself_and_said(
                 np.testing.assert_array_equal(fingerprints_of_pickles(binaries), expected)
         assert len(caplog.records) == 1
         assert "other Morgan fingerprints" in caplog.text
-    pickles._kernel_agrees.cache_clear()
+    pickles.kernel_agrees.cache_clear()
 
 
 def test_what_cannot_be_is_refused() -> None:

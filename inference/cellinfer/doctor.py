@@ -36,6 +36,7 @@ def examine() -> list[Finding]:
         *_engine(),
         _kernels(),
         *_models(),
+        _structures(),
     ]
 
 
@@ -80,6 +81,16 @@ def _kernels() -> Finding:
     if not kept:
         text += "; it is lost when the process ends: set CELLINFER_CACHE to a folder you can write to"
     return Finding("kernel cache", kept, text)
+
+
+def _structures() -> Finding:
+    try:
+        from cellinfer.activity.chemistry import version
+        from cellinfer.activity.structures import kernels_agree
+    except CellinferError as error:
+        return Finding("chemical structures", True, f"not read: {error}")
+    how = "" if kernels_agree() else "; its molecules are not known to our kernels: predictions take longer"
+    return Finding("chemical structures", True, f"RDKit {version()}{how}")
 
 
 def _models() -> list[Finding]:

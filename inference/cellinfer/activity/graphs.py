@@ -234,7 +234,7 @@ def graphs_of_pickles(pickles: Sequence[bytes]) -> tuple[MoleculeGraphs, dict[in
 
 
 def _graphs_of(pickles: Sequence[bytes]) -> tuple[MoleculeGraphs, dict[int, str]]:
-    if not _pickles_are_known():
+    if not pickles_are_known():
         found = [_graph_of(pickle) for pickle in pickles]
         unfit = {row: each for row, each in enumerate(found) if isinstance(each, str)}
         return _joined([each for each in found if not isinstance(each, str)]), unfit
@@ -276,7 +276,7 @@ def _graphs_by_pickles(found: Pickled) -> tuple[MoleculeGraphs, NDArray[np.bool_
 
 
 @cache
-def _pickles_are_known() -> bool:
+def pickles_are_known() -> bool:
     """Tell whether this RDKit pickles molecules as we read them: the version is known, and a few come out the same."""
     molecules = [Chem.MolFromSmiles(text) for text in PROBES]
     found = read_at_once([molecule.ToBinary(0) for molecule in molecules])

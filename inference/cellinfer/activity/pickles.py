@@ -19,7 +19,7 @@ try:
 except ImportError as error:
     raise InputError('Chemical structures need RDKit: pip install "cellinfer[chem]".') from error
 
-__all__ = ["CHUNK", "FORMAT", "PROBES", "atomic_mass", "fingerprints_of_pickles", "read_at_once"]
+__all__ = ["CHUNK", "FORMAT", "PROBES", "atomic_mass", "fingerprints_of_pickles", "kernel_agrees", "read_at_once"]
 
 FORMAT = 16
 """Of the pickles that are understood."""
@@ -69,7 +69,7 @@ def fingerprints_of_pickles(pickles: Sequence[bytes], radius: int = 2, bits: int
     ndarray of shape (n, bits / 64), uint64
     """
     check_bits(bits)
-    at_once = _kernel_agrees(radius, bits)
+    at_once = kernel_agrees(radius, bits)
     packed = np.empty((len(pickles), bits // 64), np.uint64)
     for start in range(0, len(pickles), CHUNK):
         chunk = pickles[start : start + CHUNK]
@@ -98,7 +98,7 @@ def _asked(pickles: Sequence[bytes], radius: int, bits: int) -> NDArray[np.uint6
 
 
 @cache
-def _kernel_agrees(radius: int, bits: int) -> bool:
+def kernel_agrees(radius: int = 2, bits: int = 2048) -> bool:
     """Tell whether the kernel makes the fingerprints that this version of RDKit makes, of a few molecules."""
     pickles = [Chem.MolFromSmiles(text).ToBinary(0) for text in PROBES]
     known = read_at_once(pickles)

@@ -10,11 +10,11 @@ from numpy.typing import NDArray
 
 from cellinfer.activity.chemistry import read
 from cellinfer.activity.digests import Digest
-from cellinfer.activity.graphs import MoleculeGraphs, graphs_of_pickles
-from cellinfer.activity.pickles import fingerprints_of_pickles
+from cellinfer.activity.graphs import MoleculeGraphs, graphs_of_pickles, pickles_are_known
+from cellinfer.activity.pickles import fingerprints_of_pickles, kernel_agrees
 from cellinfer.errors import InputError
 
-__all__ = ["Structures", "describe", "of_digest"]
+__all__ = ["Structures", "describe", "kernels_agree", "of_digest"]
 
 
 @dataclass(frozen=True)
@@ -46,6 +46,11 @@ class Structures:
             None if self.graphs is None else self.graphs.take(rows),
             {kind: packed[rows] for kind, packed in self.fingerprints.items()},
         )
+
+
+def kernels_agree() -> bool:
+    """Tell whether kernels read molecules and make fingerprints as this version of RDKit does; it is logged if not."""
+    return pickles_are_known() and kernel_agrees()
 
 
 def describe(

@@ -90,8 +90,6 @@ class Cluster:
                 self._capacity = max(1, _AHEAD * sum(self._client.nthreads().values()))
             self._counted = time.monotonic()
         return self._capacity
-        threads: dict[str, int] = self._client.nthreads()
-        return max(1, _AHEAD * sum(threads.values()))
 
     def submit(self, field: Field) -> None:
         """See `Executor`."""
