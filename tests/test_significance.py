@@ -20,6 +20,26 @@ from hypothesis import strategies as st
 from scipy import stats
 
 
+def test_long_lists_share_null_distributions_and_are_judged_cautiously() -> None:
+    null = AveragePrecisionNull(20_000)
+    lengths = np.arange(20_000, 20_064)
+    scores = np.full(64, 0.004)
+    together = null.p_values(scores, np.full(64, 40), lengths)
+    assert len(null._kept) == 4
+    for place in (0, 15, 63):
+        shorter = int(lengths[place]) // 16 * 16
+        alone = null.p_values([0.004], [40], [shorter])
+        assert together.p[place] == alone.p[0]
+        true = AveragePrecisionNull(200_000, seed=9)
+        values = true._draw(40, int(lengths[place]))
+        assert together.p[place] == pytest.approx((values >= 0.004).mean(), rel=0.08)
+    exact = null.p_values([1 / 3, 1 / 3], [1, 1], [20_001, 20_002])
+    np.testing.assert_allclose(exact.p, [3 / 20_001, 3 / 20_002], rtol=1e-12)
+    np.testing.assert_array_equal(exact.standard_error, 0)
+    dense = null.p_values([1.0, 1.0], [3000, 3000], [3000, 3001])
+    np.testing.assert_allclose(dense.p, [1, 1 / 3001])
+
+
 def test_p_values_by_hand() -> None:
     # One positive among four: AP 1, 1/2, 1/3, 1/4, all as likely.
     found = AveragePrecisionNull().p_values([1, 1 / 2, 1 / 3, 1 / 4, np.nan], [1] * 4 + [0], [4] * 5)
