@@ -84,7 +84,8 @@ def _fingerprints(pickles: Sequence[bytes], radius: int, bits: int) -> NDArray[n
     found = read_at_once(pickles)
     assert found is not None
     excess = np.zeros(len(found.atoms), np.int64)
-    for row in np.flatnonzero(found.atoms[:, 1]).tolist():
+    meant = np.repeat(found.known, np.diff(found.atom_starts))
+    for row in np.flatnonzero(meant & (found.atoms[:, 1] > 0)).tolist():
         number, isotope = found.atoms[row, :2].tolist()
         excess[row] = int(atomic_mass(number, isotope) - atomic_mass(number, 0))
     packed = fingerprints_by_kernel(found, radius, bits, excess)
