@@ -247,6 +247,9 @@ def test_ids_are_only_names(field, names):
     for column in ("ObjectNumber", "Nuclei_Number_Object_Number"):
         before[column] = before[column].map(table)
     expected = before.set_index("ObjectNumber").sort_index()
+    for one in (expected, after):  # half a turn to the left is half a turn to the right
+        phases = one.columns[one.columns.str.contains("ZernikePhase")]
+        one[phases] = one[phases].where(one[phases] > -np.pi + 1e-6, one[phases] + 2 * np.pi)
     pd.testing.assert_frame_equal(after, expected.astype(after.dtypes), check_index_type=False)
 
 
