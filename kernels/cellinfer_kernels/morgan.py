@@ -92,9 +92,10 @@ def _grown_hash(step: Any, own: Any, around: Any) -> Any:
 
 
 @inlined
-def _equal(one: Any, other: Any) -> Any:
-    for place in range(len(one)):
-        if one[place] != other[place]:
+def _equal(one: Any, row: Any, other: Any, place: Any) -> Any:
+    """Tell whether two rows are the same; most differ in their first word."""
+    for word in range(one.shape[1]):
+        if one[row, word] != other[place, word]:
             return False
     return True
 
@@ -121,7 +122,8 @@ def _grow(atoms: Any, bonds: Any, ends: Any, hashes: Any, radius: Any, bits: Any
                 bond = touching[place]
                 other = ends[bond, 0] + ends[bond, 1] - atom
                 wider[atom, bond >> 6] |= np.uint64(1) << np.uint64(bond & 63)
-                wider[atom] |= covered[other]
+                for word in range(words):
+                    wider[atom, word] |= covered[other, word]
                 around[place] = (bonds[bond, 0] << 32) | hashes[other]
             grown[atom] = _grown_hash(step, hashes[atom], around[begin[atom] : begin[atom + 1]])
         before = known
@@ -130,7 +132,7 @@ def _grow(atoms: Any, bonds: Any, ends: Any, hashes: Any, radius: Any, bits: Any
                 continue
             first = True  # among those of this step with the same bonds, by hash and then by atom
             for other in range(count):
-                if other == atom or (dead[other] and grown[other] == 0) or not _equal(wider[atom], wider[other]):
+                if other == atom or (dead[other] and grown[other] == 0) or not _equal(wider, atom, wider, other):
                     continue
                 if grown[other] < grown[atom] or (grown[other] == grown[atom] and other < atom):
                     first = False
@@ -138,9 +140,10 @@ def _grow(atoms: Any, bonds: Any, ends: Any, hashes: Any, radius: Any, bits: Any
             for row in range(before):
                 if not first:
                     break
-                first = not _equal(wider[atom], seen[row])
+                first = not _equal(wider, atom, seen, row)
             if first:
-                seen[known] = wider[atom]
+                for word in range(words):
+                    seen[known, word] = wider[atom, word]
                 known += 1
                 bit = grown[atom] % bits
                 packed[bit >> 6] |= np.uint64(1) << np.uint64(bit & 63)
