@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from scipy import optimize, stats
+import scipy  # its parts are read when they are first used: they take a second
 
 Array = npt.NDArray[np.float64]
 
@@ -167,14 +167,15 @@ def monotonicity(dose: Array, response: Array, residual_sd: float) -> Monotonici
         return Monotonicity(math.nan, 0.0, True)
     sizes = np.array([len(group) for group in groups], dtype=np.float64)
     distances = [
-        np.abs(medians - optimize.isotonic_regression(medians, weights=sizes, increasing=up).x) for up in (True, False)
+        np.abs(medians - scipy.optimize.isotonic_regression(medians, weights=sizes, increasing=up).x)
+        for up in (True, False)
     ]
     distance = min(distances, key=lambda each: float(each.max()))
     freedom = len(response) - len(levels)
     within = sum(float(np.sum((group - group.mean()) ** 2)) for group in groups)
     sd = math.sqrt(within / freedom) if freedom > 0 else residual_sd
     error = sd * np.where(sizes > 2, math.sqrt(math.pi / 2), 1.0) / np.sqrt(sizes)  # of a median of normal values
-    rho = float(stats.spearmanr(levels, medians).statistic)
+    rho = float(scipy.stats.spearmanr(levels, medians).statistic)
     return Monotonicity(rho, float(distance.max()) / span, bool(np.all(distance <= 2 * error + 1e-12 * span)))
 
 
@@ -239,7 +240,7 @@ class _Problem(NamedTuple):
             theta[free] = values
             return _logistic(theta, self.x) - self.y
 
-        found = optimize.least_squares(
+        found = scipy.optimize.least_squares(
             residuals, start[free], bounds=(self.lower[free], self.upper[free]), max_nfev=200, xtol=1e-10, ftol=1e-10
         )
         theta[free] = found.x
@@ -248,7 +249,7 @@ class _Problem(NamedTuple):
     def interval(self, best: Array, rss: float) -> tuple[float | None, float | None]:
         """Profile-likelihood interval of the EC50; None where an end is open."""
         freedom = len(self.y) - _PARAMETERS
-        limit = rss * (1 + float(stats.f.ppf(CONFIDENCE, 1, freedom)) / freedom) + 1e-18
+        limit = rss * (1 + float(scipy.stats.f.ppf(CONFIDENCE, 1, freedom)) / freedom) + 1e-18
 
         def end(bound: float) -> float | None:
             """Walk from the best fit towards a bound until the profile exceeds the limit, then close in on it."""
@@ -297,7 +298,7 @@ def _against_constant(rss: float, constant_rss: float, n: int) -> tuple[float, f
         k = mean_parameters + 1  # and the variance
         return n * math.log(residual / n) + 2 * k + (2 * k * (k + 1) / (n - k - 1) if n > k + 1 else math.inf)
 
-    return float(stats.f.sf(f, extra, freedom)), aicc(constant_rss, 1) - aicc(rss, _PARAMETERS)
+    return float(scipy.stats.f.sf(f, extra, freedom)), aicc(constant_rss, 1) - aicc(rss, _PARAMETERS)
 
 
 def _flags(dose: npt.NDArray[Any], ec50: float, low: float | None, high: float | None, hill: float) -> tuple[str, ...]:
