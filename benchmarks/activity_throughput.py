@@ -106,8 +106,8 @@ def commands(folder: Path, options: argparse.Namespace) -> dict[str, list[str]]:
         "cellinfer": [*ours, "--standardise", "none"],
         "cellinfer, structures made standard": [*ours, "--standardise", "default"],
         "chemprop": theirs,
+        "chemprop, cuik-molmaker": [*theirs, "--use-cuikmolmaker-featurization"],
     }
-    found["chemprop, cuik-molmaker"] = [*theirs, "--use-cuikmolmaker-featurization"]
     if options.chemprop_workers:
         found["chemprop, workers"] = [*theirs, "-n", str(options.chemprop_workers), "-b", "512"]
     return found

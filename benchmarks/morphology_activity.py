@@ -46,10 +46,9 @@ from rdkit import Chem
 from scipy import stats
 from typer.testing import CliRunner
 
-from benchmarks._peers import machine
+from benchmarks._peers import RESULTS, machine
 from benchmarks.batch_correction import MOA, bbbc021
 
-RESULTS = Path(__file__).parent / "results"
 KINDS = ("structure", "morphology", "both", "nothing")
 SUBSTRUCTURES = {
     "sulfonamide": "S(=O)(=O)[NX3]",
