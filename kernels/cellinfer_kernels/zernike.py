@@ -22,6 +22,9 @@ __all__ = ["orders", "shape_zernikes", "weighted_zernikes"]
 
 Column = NDArray[np.float64]
 
+_ROUNDING = 32 * np.finfo(np.float64).eps
+"""Of a sum of powers, relative to the sum of their sizes."""
+
 
 def orders(degree: int) -> list[tuple[int, int]]:
     """Return the degrees n and azimuthal orders m >= 0 of the Zernike polynomials up to a degree, n first.
@@ -50,7 +53,8 @@ def shape_zernikes(groups: Groups, circles: Circles, degree: int = 9) -> NDArray
     -------
     ndarray of complex128
         (n, len(orders(degree))); NaN for one pixel, whose circle has no radius. Azimuth is counted from y towards x.
-        Pixels that floating point puts outside the circle do not count, as in centrosome.
+        Pixels that floating point puts outside the circle do not count, as in centrosome. A part that is no larger
+        than the rounding of its sum is 0, so that a symmetric object has no phase made of noise.
     """
     sums = _shape_powers(groups.firsts, groups.rows, groups.starts, groups.stops, groups.boxes, *circles, degree + 1)
     return _combined(sums, circles, degree)
@@ -88,8 +92,13 @@ def weighted_zernikes(
 
 
 def _combined(sums: Column, circles: Circles, degree: int) -> NDArray[np.complex128]:
+    factors = _coefficients(degree)
+    shape = sums.shape[0], (degree + 1) ** 2
+    even = np.arange(degree + 1) // 2 * 2  # |y|**i <= y**even[i] in the unit disk, where no sign cancels
     with np.errstate(over="ignore", invalid="ignore"):  # of values near the largest float
-        parts = sums.reshape(sums.shape[0], (degree + 1) ** 2) @ _coefficients(degree)
+        parts = sums.reshape(shape) @ factors
+        rounding = _ROUNDING * np.abs(sums[:, even[:, None], even]).reshape(shape) @ np.abs(factors)
+        parts[(np.abs(parts) <= rounding) & np.isfinite(rounding)] = 0.0
     parts[circles.radius == 0] = np.nan
     return parts.view(np.complex128)
 
