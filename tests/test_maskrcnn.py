@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import csv
 from dataclasses import replace
 from pathlib import Path
@@ -20,9 +21,10 @@ from cellinfer_training.augment import Augmentation, CropSampler
 from cellinfer_training.data import Sample, normalise
 from cellinfer_training.loop import Schedule, resume_step
 from cellinfer_training.maskrcnn import boxes as box_module
+from cellinfer_training.maskrcnn.comparison import TOLERANCE, difference, misfit
 from cellinfer_training.maskrcnn.detection import Settings
 from cellinfer_training.maskrcnn.detection import detect as detect_in_torch
-from cellinfer_training.maskrcnn.export import TOLERANCE, describe_mask_rcnn, export_mask_rcnn
+from cellinfer_training.maskrcnn.export import describe_mask_rcnn, export_mask_rcnn
 from cellinfer_training.maskrcnn.losses import find_boxes, losses
 from cellinfer_training.maskrcnn.network import MaskRcnn
 from cellinfer_training.maskrcnn.pooling import cut_masks, roi_align
@@ -71,10 +73,15 @@ def trained() -> tuple[MaskRcnn, list[float]]:
 
 
 @pytest.fixture(scope="module")
-def exported(trained: tuple[MaskRcnn, list[float]], tmp_path_factory: pytest.TempPathFactory) -> Session:
+def exported_file(trained: tuple[MaskRcnn, list[float]], tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("model") / "maskrcnn.onnx"
     assert export_mask_rcnn(trained[0], describe_mask_rcnn(SMALL, {}), path) <= TOLERANCE
-    return open_session(path, "cpu", 1)
+    return path
+
+
+@pytest.fixture(scope="module")
+def exported(exported_file: Path) -> Session:
+    return open_session(exported_file, "cpu", 1)
 
 
 def onnx_roi_align(maps: np.ndarray, boxes: np.ndarray, owners: np.ndarray, bins: int, stride: int) -> np.ndarray:
@@ -214,6 +221,58 @@ def test_the_exported_file_finds_what_torch_finds(trained: tuple[MaskRcnn, list[
         np.testing.assert_allclose(ours, theirs, atol=2e-3)
     for ours, theirs in zip(exported.run_outputs(image), found, strict=True):  # the same thresholds, by default
         np.testing.assert_array_equal(ours, theirs)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_untaught_networks_are_compared_strictly(seed: int, tmp_path: Path) -> None:
+    """Their candidates all score alike, and which of them stay is the turn of a bit."""
+    torch.manual_seed(seed)
+    network = SMALL.make_network().eval()
+    assert export_mask_rcnn(network, describe_mask_rcnn(SMALL, {}), tmp_path / "untaught.onnx") <= TOLERANCE
+
+
+@pytest.mark.parametrize("part", ["smooth", "objectness", "box_head", "mask_head"])
+def test_another_network_than_the_exported_is_noticed(
+    part: str, trained: tuple[MaskRcnn, list[float]], exported_file: Path
+) -> None:
+    other = copy.deepcopy(trained[0])
+    changed = [name for name, _ in other.named_parameters() if part in name]
+    with torch.no_grad():
+        other.get_parameter(changed[-1]).mul_(1.01)
+    assert difference(trained[0], exported_file) <= TOLERANCE < difference(other, exported_file)
+
+
+def suppressed(boxes: torch.Tensor, scores: torch.Tensor, count: int, overlap: float) -> torch.Tensor:
+    """Select as the definition says: the best that no selected box overlaps too much, again and again."""
+    kept: list[int] = []
+    for candidate in scores.argsort(descending=True, stable=True).tolist():
+        over = box_module.overlaps(boxes[candidate][None], boxes[kept]) if kept else torch.zeros(1, 1)
+        if len(kept) < count and float(over.max()) <= overlap:
+            kept.append(candidate)
+    return torch.tensor(kept, dtype=torch.int64)
+
+
+@pytest.mark.parametrize("count", [1, 8, 1000])
+@pytest.mark.parametrize("seed", range(4))
+def test_selections_are_judged_by_their_rule(seed: int, count: int) -> None:
+    random = torch.Generator().manual_seed(seed)
+    low = 60 * torch.rand((200, 2), generator=random)
+    boxes = torch.cat([low, low + 5 + 30 * torch.rand((200, 2), generator=random)], dim=1)
+    scores = (20 * torch.rand(200, generator=random)).round() / 20  # many alike
+    kept = suppressed(boxes, scores, count, 0.35)
+    assert misfit(boxes, scores, kept, count, 0.35) <= 1e-6
+    assert misfit(boxes, scores, kept, len(kept) - 1, 0.35) == np.inf  # more than asked for
+    worst_first = kept.flip(0)
+    if scores[kept[-1]] < scores[kept[0]]:
+        assert misfit(boxes, scores, worst_first, count, 0.35) == np.inf
+    twice = torch.cat([kept, kept[-1:]])
+    assert misfit(boxes, scores, twice, count + 1, 0.35) == np.inf
+    sure = kept[scores[kept] > 0.5]
+    assert misfit(boxes, scores, sure, count, 0.35, 0.5) <= 1e-6
+    assert len(sure) == len(kept) or misfit(boxes, scores, kept, count, 0.35, 0.5) == np.inf
+    if 1 < len(kept) < count:
+        assert misfit(boxes, scores, kept[1:], count, 0.35) > 0.01  # the best left out
+        assert misfit(boxes, scores, scores.argsort(descending=True), count, 0.35) > 0.1  # nothing left out
 
 
 def test_the_card_names_the_outputs(exported: Session) -> None:

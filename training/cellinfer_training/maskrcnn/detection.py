@@ -46,19 +46,33 @@ def detect(network: MaskRcnn, image: Tensor, settings: Settings | None = None) -
         Boxes in pixels, best first.
     """
     settings = settings or Settings()
-    features = network(image)
-    height, width = image.shape[2:]
-    boxes = clip(decode(features.numbers[0], anchors(height, width)), height, width)
-    scores = torch.sigmoid(features.objectness[0])
+    coarse, fine, boxes, scores = search(network, image)
     proposals = boxes[propose(boxes, scores, CANDIDATES, settings.proposals, settings.proposal_overlap)]
-    logits, numbers = network.judge(roi_align(features.coarse, proposals, _first(proposals), BOX_BINS, BOX_STRIDE))
-    boxes, scores = decode(numbers, proposals), torch.sigmoid(logits)
+    boxes, scores = judge(network, coarse, proposals)
     sure = scores > settings.confidence
     boxes, scores = boxes[sure], scores[sure]
     kept = propose(boxes, scores, len(boxes), settings.proposals, settings.overlap)
     boxes, scores = boxes[kept], scores[kept]
-    masks = network.draw(roi_align(features.fine, boxes, _first(boxes), MASK_BINS, MASK_STRIDE))
-    return Detections(boxes.numpy(), scores.numpy(), torch.sigmoid(masks).numpy())
+    return Detections(boxes.numpy(), scores.numpy(), draw(network, fine, boxes).numpy())
+
+
+def search(network: MaskRcnn, image: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return the coarse and fine feature maps of one image, its candidates `(M, 4)` and how likely each is."""
+    features = network(image)
+    height, width = image.shape[2:]
+    boxes = clip(decode(features.numbers[0], anchors(height, width)), height, width)
+    return features.coarse, features.fine, boxes, torch.sigmoid(features.objectness[0])
+
+
+def judge(network: MaskRcnn, coarse: Tensor, proposals: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the boxes that proposals `(R, 4)` become, and their scores."""
+    logits, numbers = network.judge(roi_align(coarse, proposals, _first(proposals), BOX_BINS, BOX_STRIDE))
+    return decode(numbers, proposals), torch.sigmoid(logits)
+
+
+def draw(network: MaskRcnn, fine: Tensor, boxes: Tensor) -> Tensor:
+    """Return the masks in boxes `(K, 4)`."""
+    return torch.sigmoid(network.draw(roi_align(fine, boxes, _first(boxes), MASK_BINS, MASK_STRIDE)))
 
 
 class Detector(nn.Module):

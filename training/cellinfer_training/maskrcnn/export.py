@@ -10,34 +10,23 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import onnx
 import torch
 from cellinfer.cards import parse_card
-from cellinfer.decoders.mask_rcnn import OUTPUTS, Detections
-from cellinfer.golden import golden_image
-from cellinfer.segmentation import normalise
-from cellinfer.sessions import open_session
+from cellinfer.decoders.mask_rcnn import OUTPUTS
 from onnx import TensorProto, compose, helper, parser
 from torch import Tensor, nn
 
 from cellinfer_training.cards import Provenance, lay_out
 from cellinfer_training.export import OPSET, quiet, write_model
-from cellinfer_training.maskrcnn.boxes import anchors, clip, decode, overlaps
-from cellinfer_training.maskrcnn.detection import CANDIDATES, Settings, detect
+from cellinfer_training.maskrcnn.boxes import decode
+from cellinfer_training.maskrcnn.comparison import TOLERANCE, difference
+from cellinfer_training.maskrcnn.detection import CANDIDATES, Settings, search
 from cellinfer_training.maskrcnn.network import BOX_BINS, BOX_STRIDE, MASK_BINS, MASK_STRIDE, MaskRcnn
 
 if TYPE_CHECKING:
     from cellinfer_training.maskrcnn.training import MaskRcnnRecipe
 
-TOLERANCE = 0.05
-"""Largest share of objects without a partner in the other engine that an export may have.
-
-Not zero: where two candidates score alike, rounding decides which of them stays, and a network that was hardly trained
-scores all alike (0.026 were seen). What is released is held to `parity.LIMITS` besides.
-"""
-_SAME = 0.95
-"""Overlap of boxes from which two objects are the same."""
 _TILE, _HALO = 512, 64
 """A tile as large as the published crops, since the number of proposals is per tile."""
 
@@ -97,10 +86,7 @@ class _Trunk(nn.Module):
         self.network = network
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        features = self.network(image)
-        height, width = image.shape[2:]
-        boxes = clip(decode(features.numbers[0], anchors(height, width)), height, width)
-        return features.coarse, features.fine, boxes, torch.sigmoid(features.objectness[0])
+        return search(self.network, image)
 
 
 class _BoxHead(nn.Module):
@@ -141,17 +127,17 @@ def export_mask_rcnn(network: MaskRcnn, description: Mapping[str, Any], path: Pa
     Returns
     -------
     float
-        Share of objects that torch and onnxruntime do not have in common.
+        How far onnxruntime is from torch, see `cellinfer_training.maskrcnn.comparison.difference`.
 
     Raises
     ------
     RuntimeError
-        If that exceeds `TOLERANCE`; nothing is left behind then.
+        If that exceeds `cellinfer_training.maskrcnn.comparison.TOLERANCE`; nothing is left behind then.
     """
     card = parse_card(description, path.stem)
     network = network.cpu().to(memory_format=torch.contiguous_format).eval()  # type: ignore[call-overload]
     return write_model(
-        build_graph(network, len(card.channels)), description, path, lambda file: _difference(network, file), TOLERANCE
+        build_graph(network, len(card.channels)), description, path, lambda file: difference(network, file), TOLERANCE
     )
 
 
@@ -240,23 +226,3 @@ def _give_defaults(model: onnx.ModelProto, settings: Settings) -> None:
     for name, value in settings._asdict().items():
         kind = TensorProto.INT64 if isinstance(value, int) else TensorProto.FLOAT
         model.graph.initializer.append(helper.make_tensor(name, kind, [1], [value]))
-
-
-def _difference(network: MaskRcnn, path: Path) -> float:
-    """Return the largest share, of random and golden images, of objects that only one engine finds."""
-    session = open_session(path, device="cpu")
-    channels, random = len(session.card.channels), np.random.default_rng(0)
-    golden = normalise(golden_image(), session.card.percentiles, session.card.clip)
-    images = [
-        np.repeat(golden[None, None], channels, axis=1),
-        random.random((1, channels, 5 * network.multiple, 9 * network.multiple), np.float32),
-    ]
-    settings = Settings(confidence=0.0)  # every proposal, the unlikely ones too
-    shares = []
-    for image in images:
-        found = Detections(*session.run_outputs(image, settings._asdict()))
-        true = detect(network, torch.from_numpy(image), settings)
-        shared = overlaps(torch.from_numpy(true.boxes), torch.from_numpy(found.boxes)) >= _SAME
-        alone = (~shared.any(0)).sum() + (~shared.any(1)).sum()
-        shares.append(float(alone) / max(1, len(true.boxes) + len(found.boxes)))
-    return max(shares)

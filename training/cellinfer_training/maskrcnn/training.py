@@ -74,7 +74,7 @@ class MaskRcnnRecipe(Recipe):
         return Detector(network)
 
     def export(self, network: nn.Module, card: Mapping[str, Any], path: Path) -> float:
-        """Write the network as ONNX, return the share of objects that only one of it and torch finds."""
+        """Write the network as ONNX, return how far onnxruntime is from torch."""
         assert isinstance(network, MaskRcnn)
         return export_mask_rcnn(network, card, path)
 
