@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -25,8 +26,14 @@ from cellinfer.plate import Field, Plate
 from cellinfer.storage import AnyPath, open_file
 from cellinfer.wells import PLATE_FORMATS, parse_well, row_letters
 
-_TILES = 12
-_SIDE = 256
+_DPI = 110
+_TILES, _COLUMNS = 12, 4
+_SIDE = 200
+"""Pixels of a field that are shown, along each axis."""
+_TILE, _GAP, _CAPTION = 2 * _SIDE, 12, 26
+"""Pixels of the picture: of a tile, between two, and for what is written above it."""
+_MAP, _MAPS = (615, 410), 560
+"""Size of a heat map, and height of all above the tiles."""
 _NUCLEI, _CELLS = (1.0, 0.35, 0.85), (1.0, 0.85, 0.2)
 
 LabelPaths = Callable[[Field], Mapping[str, AnyPath]]
@@ -57,29 +64,49 @@ def draw_overview(
     label_paths
         Gives the label images of a field.
     """
-    figure = Figure(figsize=(15, 13.5), dpi=110, facecolor="white", layout="constrained")
+    picks = np.unique(np.linspace(0, len(fields) - 1, min(_TILES, len(fields))).round().astype(int))
+    shown = [fields[pick] for pick in picks]
+    rows = -(-len(shown) // _COLUMNS)
+    width, height = _COLUMNS * (_TILE + _GAP) + _GAP, _MAPS + rows * (_CAPTION + _TILE) + _GAP
+    figure = Figure(figsize=(width / _DPI, height / _DPI), dpi=_DPI, facecolor="white")
     canvas: Any = FigureCanvasAgg(figure)  # whose methods have no types
-    grid = figure.add_gridspec(2, 1, height_ratios=(1, 2.1))
-    top, bottom = figure.add_subfigure(grid[0]), figure.add_subfigure(grid[1])
-    left, right = top.subplots(1, 2)
-    _heat_map(left, plate, profiles, "Image_Count_Cells", "Cells per well", "viridis")
+    heading = f"{plate.name}   ·   {len(plate.fields)} fields   ·   cellinfer {__version__}"
+    _write(figure, width / 2, 24, heading, 15)
+    _heat_map(figure, 60, plate, profiles, "Image_Count_Cells", "Cells per well", "viridis")
     telling = most_telling_feature(folder)
     if telling is None:
-        _nothing(right, "Fewer than two wells with cells:\nno feature to compare")
+        _write(figure, 0.75 * width, _MAPS / 2, "Fewer than two wells with cells:\nno feature to compare", 9)
     else:
         feature, share = telling
         title = f"{feature}\nmedian per well; {share:.0%} of its variance lies between wells"
-        _heat_map(right, plate, profiles, feature, title, "cividis")
-    _contact_sheet(bottom, fields, settings, label_paths)
-    figure.suptitle(f"{plate.name}   ·   {len(plate.fields)} fields   ·   cellinfer {__version__}", fontsize=15)
+        _heat_map(figure, width / 2 + 60, plate, profiles, feature, title, "cividis")
+    channels = f"{settings.nuclei} blue" + (f", {settings.cells} green" if settings.cells else "")
+    _write(figure, width / 2, _MAPS - 14, f"{channels}; outlines: nuclei pink, cells yellow", 11)
+    _contact_sheet(figure, shown, settings, label_paths)
     path = folder / "overview.png"
-    canvas.draw()  # once: `savefig` draws everything twice, to lay it out and to paint it
+    canvas.draw()
     with durable(path) as partial:
         imsave(partial, canvas.buffer_rgba(), format="png", dpi=figure.dpi, pil_kwargs={"compress_level": 2})
     return path
 
 
-def _heat_map(axes: Axes, plate: Plate, profiles: pd.DataFrame, column: str, title: str, colours: str) -> None:
+def _write(figure: Figure, x: float, y: float, text: str, size: float) -> None:
+    """Write at pixels from the left and from the top."""
+    place = figure.transFigure.inverted().transform((x, figure.bbox.height - y))
+    figure.text(place[0], place[1], text, ha="center", va="center", fontsize=size)
+
+
+def _axes(figure: Figure, left: float, top: float, width: float, height: float) -> Axes:
+    """Add axes at pixels from the left and from the top."""
+    whole_width, whole_height = figure.bbox.width, figure.bbox.height
+    return figure.add_axes(
+        (left / whole_width, 1 - (top + height) / whole_height, width / whole_width, height / whole_height)
+    )
+
+
+def _heat_map(
+    figure: Figure, left: float, plate: Plate, profiles: pd.DataFrame, column: str, title: str, colours: str
+) -> None:
     form = PLATE_FORMATS[plate.wells]
     values = np.full((form.rows, form.columns), np.nan)
     if column in profiles:
@@ -88,6 +115,7 @@ def _heat_map(axes: Axes, plate: Plate, profiles: pd.DataFrame, column: str, tit
             row, col = parse_well(str(well))
             values[row - 1, col - 1] = value
     used = np.argwhere(np.isfinite(values))
+    axes = _axes(figure, left, 110, *_MAP)
     axes.set_facecolor("0.93")
     shown = axes.imshow(values, cmap=colours, aspect="equal")
     axes.set_title(title, fontsize=11)
@@ -99,7 +127,7 @@ def _heat_map(axes: Axes, plate: Plate, profiles: pd.DataFrame, column: str, tit
     )
     axes.tick_params(length=0, labeltop=True, labelbottom=False)
     if len(used):
-        axes.figure.colorbar(shown, ax=axes, shrink=0.75)
+        figure.colorbar(shown, cax=_axes(figure, left + _MAP[0] + 14, 160, 15, _MAP[1] - 100))
         if form.columns <= 12:
             middle = np.nanmean(shown.get_clim())
             for row, col in used:
@@ -107,20 +135,21 @@ def _heat_map(axes: Axes, plate: Plate, profiles: pd.DataFrame, column: str, tit
                 axes.text(col, row, f"{values[row, col]:.3g}", ha="center", va="center", fontsize=7, color=colour)
 
 
-def _contact_sheet(figure: Any, fields: list[Field], settings: Settings, label_paths: LabelPaths) -> None:
-    picks = np.unique(np.linspace(0, len(fields) - 1, min(_TILES, len(fields))).round().astype(int))
-    axes = figure.subplots(3, 4).ravel()
-    for place in axes:
-        place.set_axis_off()
-    for place, index in zip(axes, picks, strict=False):
-        f = fields[index]
+def _contact_sheet(figure: Figure, fields: list[Field], settings: Settings, label_paths: LabelPaths) -> None:
+    """Paint the middle of each field, pixel by pixel, so that no outline is lost."""
+    for place, field in enumerate(fields):
+        row, column = divmod(place, _COLUMNS)
+        left, top = _GAP + column * (_TILE + _GAP), _MAPS + row * (_CAPTION + _TILE)
+        _write(figure, left + _TILE / 2, top + _CAPTION / 2, f"{field.key.well}  site {field.key.site}", 10)
         try:
-            place.imshow(_tile(f, settings, label_paths(f)))
+            tile = _tile(field, settings, label_paths(field))
         except Exception as error:  # a file changed since it was analysed: a picture must not cost the tables
-            _nothing(place, f"cannot be shown: {error}")
-        place.set_title(f"{f.key.well}  site {f.key.site}", fontsize=10)
-    channels = f"{settings.nuclei} blue" + (f", {settings.cells} green" if settings.cells else "")
-    figure.suptitle(f"{channels}; outlines: nuclei pink, cells yellow", fontsize=11)
+            why = textwrap.fill(f"cannot be shown: {error}", 44, max_lines=12)
+            _write(figure, left + _TILE / 2, top + _CAPTION + _TILE / 2, why, 9)
+            continue
+        height, width = tile.shape[:2]
+        x, y = left + (_TILE - width) // 2, top + _CAPTION + (_TILE - height) // 2
+        figure.figimage(tile, x, round(figure.bbox.height) - y - height, origin="upper")
 
 
 def _tile(field: Field, settings: Settings, paths: Mapping[str, AnyPath]) -> NDArray[np.float32]:
@@ -145,8 +174,3 @@ def _stretched(image: NDArray[Any]) -> NDArray[np.float32]:
     """Scale a plane to 0..1 for the eye: percentiles 1 and 99.7, square root."""
     low, high = percentiles(image, (1.0, 99.7))
     return np.sqrt(np.clip(rescale(image, low, high), 0, 1))
-
-
-def _nothing(axes: Axes, text: str) -> None:
-    axes.set_axis_off()
-    axes.text(0.5, 0.5, text, ha="center", va="center", fontsize=9, wrap=True, transform=axes.transAxes)
