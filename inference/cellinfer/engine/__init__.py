@@ -27,7 +27,6 @@ from cellinfer.exporting import check_formats, export
 from cellinfer.files import owned, staged
 from cellinfer.illumination import Illumination
 from cellinfer.journal import Journal
-from cellinfer.outputs.overview import draw_overview
 from cellinfer.outputs.runinfo import write_run_info
 from cellinfer.outputs.tables import write_tables
 from cellinfer.pipeline import Pipeline, Settings, resolve_channels
@@ -254,6 +253,8 @@ def run(
         ledger.tidy()
         report(replace(ledger.state, message="writing tables"))
         profiles = write_tables(ledger.tables(), here, template=ledger.template(), csv=csv)
+        from cellinfer.outputs.overview import draw_overview  # half a second that worker processes need not wait
+
         overview = draw_overview(plate, ledger.analysed(), here, profiles, ledger.pipeline.settings, ledger.label_paths)
         seconds = time.perf_counter() - started
         result = RunResult(
