@@ -8,6 +8,7 @@ import os
 # each other many times what they add. Processes that tests start inherit it.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -20,6 +21,9 @@ import pytest
 from cellinfer.sessions import Session, open_session
 from hypothesis import settings
 from numpy.typing import NDArray
+
+# What torch's exporter tells of each of its steps, which pytest would keep: a quarter of an export's time.
+logging.getLogger("torch.__trace").disabled = True
 
 # The first call of a kernel compiles it, which no deadline should judge.
 settings.register_profile("cellinfer", deadline=None)

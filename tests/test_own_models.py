@@ -19,7 +19,7 @@ pytest.importorskip("torch", reason="needs the [train] extra")
 
 from cellinfer.cards import METADATA_KEY
 from cellinfer.errors import DeviceError, InputError, ModelError, OutputError
-from cellinfer.sessions import Session, open_session
+from cellinfer.sessions import open_session
 from cellinfer_training import loop, own
 from cellinfer_training.assess import Score
 from cellinfer_training.data import Sample, load_folder, tidy
@@ -33,9 +33,12 @@ from tests.conftest import draw_cells
 
 
 @pytest.fixture(autouse=True)
-def few_validation_crops(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is tested here does not hang on how many crops a state is judged by."""
+def few_crops(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is tested here does not hang on how many crops a step learns from, or a state is judged by."""
     monkeypatch.setattr("cellinfer_training.train._CHECKED", 2)
+    monkeypatch.setattr(own, "_FINE_TUNING", replace(own._FINE_TUNING, batch=1))
+    recipe = RECIPES["nuclei"]
+    monkeypatch.setitem(RECIPES, recipe.name, replace(recipe, schedule=replace(recipe.schedule, batch=1)))
 
 
 def write_pair(folder: Path, number: int, beside: bool = False, empty: bool = False) -> None:
@@ -223,9 +226,14 @@ def test_colour_and_grey_images_are_fitted_to_the_model_and_that_is_said(tmp_pat
         load_folder(tmp_path, channel="pink")  # type: ignore[arg-type]
 
 
+def judged(held: list[Sample], value: float) -> list[Score]:
+    """Scores as if every image had this one."""
+    return [Score(s.name, s.source, s.group, 1.0, 1.0, (value,) * 10) for s in held]
+
+
 @pytest.mark.filterwarnings("ignore")
 def test_fine_tuning_keeps_the_better_model_and_says_what_came_of_it(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for number in range(3):
         write_pair(tmp_path / "mine", number)
@@ -244,8 +252,13 @@ def test_fine_tuning_keeps_the_better_model_and_says_what_came_of_it(
     assert (stated["license"], stated["authors"], stated["cite"]) == ("unstated", [], [])
     assert stated["tags"] == ["instance-segmentation", "2d"]
     assert card.channels == ("grey",)
+    results = iter([0.5, 0.9])  # before, after
+    monkeypatch.setattr(own, "assess", lambda session, held: judged(held, next(results)))
     again = fine_tune(str(path), tmp_path / "mine", tmp_path / "again", steps=2)  # its card says how it was made
-    assert "may have learnt some of these images" in (tmp_path / "again" / "report.md").read_text()
+    text = (tmp_path / "again" / "report.md").read_text()
+    assert "may have learnt some of these images" in text
+    assert "mAP_DSB 0.500 before, 0.900 after" in text
+    assert "did not help" not in text
     assert open_session(again, "cpu", 1).card.outputs == card.outputs
 
 
@@ -253,13 +266,10 @@ def test_fine_tuning_keeps_the_better_model_and_says_what_came_of_it(
 def test_fine_tuning_that_does_not_help_leaves_the_weights_as_they_were(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def judged(session: Session, held: list[Sample]) -> list[Score]:
-        value = 0.9 if session.card.name == "nuclei" else 0.5
-        return [Score(s.name, s.source, s.group, 1.0, 1.0, (value,) * 10) for s in held]
-
     for number in range(2):
         write_pair(tmp_path / "mine", number)
-    monkeypatch.setattr(own, "assess", judged)
+    results = iter([0.9, 0.5])
+    monkeypatch.setattr(own, "assess", lambda session, held: judged(held, next(results)))
     monkeypatch.setattr(loop.Trainer, "_check", always_best)
     path = fine_tune("nuclei", tmp_path / "mine", tmp_path / "out", steps=2)
     assert "did not help: nuclei-mine.onnx holds the weights it began with" in (tmp_path / "out/report.md").read_text()
