@@ -205,7 +205,7 @@ def test_targets_that_are_no_scalars_are_computed_from_each_crop() -> None:
     assert 5 < targets[:, 1:33].mean(axis=1)[inside].mean() < 16  # rays of cells that are 22 pixels wide
 
 
-@pytest.mark.parametrize("name", list(RECIPES))
+@pytest.mark.parametrize("name", [name for name in RECIPES if name != "nuclei-accurate"])  # that is a wider "nuclei"
 @pytest.mark.filterwarnings("ignore")
 def test_every_recipe_makes_a_model_that_the_pipeline_runs(name: str, tmp_path: Path) -> None:
     torch.manual_seed(0)
