@@ -14,7 +14,7 @@ from hypothesis.extra import numpy as hnp
 from scipy import stats
 from sklearn.metrics import average_precision_score, precision_recall_curve
 
-SHAPES = hnp.array_shapes(min_dims=2, max_dims=2, min_side=0, max_side=12)
+SHAPES = st.tuples(st.integers(0, 6), st.integers(0, 60))  # few positives and many are counted in two ways
 
 
 @st.composite
@@ -32,6 +32,26 @@ def test_ranks_equal_the_twin(block: tuple[np.ndarray, np.ndarray], tolerance: f
     ours, expected = ranking.positive_ranks(*block, tolerance), twin.positive_ranks(*block, tolerance)
     for one, other in zip(ours, expected, strict=True):
         np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("spread", ["even", "skewed", "ties", "infinite", "one value"])
+def test_ranks_among_many_equal_the_twin(spread: str, dtype: type) -> None:
+    random = np.random.default_rng(0)
+    values = random.normal(size=(6, 3000))
+    if spread == "skewed":  # nearly all in one cell of the grid
+        values = np.exp(12 * values)
+    elif spread == "ties":
+        values = values.round(1)
+    elif spread == "infinite":
+        values[:, ::50] = np.where(random.random((6, 60)) < 0.5, np.inf, -np.inf)
+    elif spread == "one value":
+        values[:] = 0.5
+    kinds = random.choice([-1, 0, 1], (6, 3000), p=[0.8, 0.05, 0.15]).astype(np.int8)
+    for tolerance in (0.0, 1e-12, 0.1):
+        ours, expected = (module.positive_ranks(values.astype(dtype), kinds, tolerance) for module in (ranking, twin))
+        for one, other in zip(ours, expected, strict=True):
+            np.testing.assert_array_equal(one, other)
 
 
 @given(blocks(), st.randoms(use_true_random=False))

@@ -1,7 +1,8 @@
 """How well queries retrieve what belongs to them: ranks of positives, average precision, and its null distribution.
 
 Input is a block of similarities, queries x candidates, never all pairs of a large table at once. Only the positives of
-a query are sorted; each of its negatives finds its place among them by bisection, which is all that ranks need.
+a query are sorted; each of its negatives finds its place among them, which is all that ranks need: a grid of cells over
+the positives' similarities says near which of them to look.
 
 Ties: a negative that is as similar as a positive comes before it. So the order of rows never matters, and a table
 whose profiles are all alike scores as badly as it deserves. With a tolerance, similarities that differ by no more than
@@ -31,7 +32,11 @@ __all__ = [
 
 
 _FEW = 12
-"""Up to so many positives, one count of all negatives for each is faster than bisection."""
+"""Up to so many positives, one count of all negatives for each is faster than finding each negative's place."""
+_STRETCH = 1024
+"""Candidates that stay in the fastest cache while they are counted for each positive."""
+_CELLS = 4
+"""Cells per positive."""
 
 
 class Ranking(NamedTuple):
@@ -103,6 +108,7 @@ def _rank_positives(
         most = max(most, starts[i + 1] - starts[i])
     found = np.empty(most, similarities.dtype)
     before = np.empty(most + 1, np.int64)
+    grid = np.empty(_CELLS * most, np.int32)
     for i in range(queries):
         row = similarities[i]
         kinds = relevance[i]
@@ -130,16 +136,36 @@ def _rank_positives(
         nearest[i] = best
         positives = found[:count]
         positives.sort()  # ascending
-        if count <= _FEW:
-            for k in range(count):
-                ahead = _not_below(row, kinds, positives[count - 1 - k] - tolerance)
-                ranks[starts[i] + k] = ahead + k + 1
-            continue
         before[: count + 1] = 0
-        lowest = positives[0] - tolerance
+        if count <= _FEW:
+            for start in range(0, n, _STRETCH):
+                stretch = slice(start, min(start + _STRETCH, n))
+                for k in range(count):
+                    before[k] += _not_below(row[stretch], kinds[stretch], positives[count - 1 - k] - tolerance)
+            for k in range(count):
+                ranks[starts[i] + k] = before[k] + k + 1
+            continue
+        for k in range(count):
+            positives[k] -= tolerance
+        lowest = positives[0]
+        highest = positives[count - 1]
+        cells = _CELLS * count
+        scale = (cells - 1) / (np.float64(highest) - np.float64(lowest))
+        if 0 < scale < np.inf:
+            _fill_grid(grid, positives, cells, scale)
         for j in range(n):
-            if kinds[j] < 0 and row[j] >= lowest:
-                before[_not_above(positives, row[j], tolerance)] += 1
+            value = row[j]
+            if kinds[j] >= 0 or not value >= lowest:
+                continue
+            if value >= highest:
+                before[count] += 1
+            elif 0 < scale < np.inf:
+                place = grid[np.int64((np.float64(value) - lowest) * scale)]
+                while value >= positives[place]:  # which ends at `highest`
+                    place += 1
+                before[place] += 1
+            else:
+                before[_not_above(positives, value)] += 1
         # before[k]: negatives that come before the k least similar positives, and before no other
         ahead = 0
         for k in range(count, 0, -1):
@@ -158,13 +184,26 @@ def _not_below(row: Any, kinds: Any, least: Any) -> Any:
 
 
 @inlined
-def _not_above(positives: Any, value: Any, tolerance: Any) -> Any:
-    """Count the (ascending) positives that a negative of this similarity comes before."""
+def _fill_grid(grid: Any, positives: Any, cells: Any, scale: Any) -> None:
+    """Note for each cell how many of the (ascending) positives lie in cells before it.
+
+    The cell of a value never falls with the value, so that a value is above all positives in cells before its own.
+    """
+    k = 0
+    for cell in range(cells):
+        while k < positives.size and np.int64((np.float64(positives[k]) - positives[0]) * scale) < cell:
+            k += 1
+        grid[cell] = k
+
+
+@inlined
+def _not_above(positives: Any, value: Any) -> Any:
+    """Count the (ascending) positives that a value is not below."""
     low = 0
     high = positives.size
     while low < high:
         middle = (low + high) >> 1
-        if value >= positives[middle] - tolerance:
+        if value >= positives[middle]:
             low = middle + 1
         else:
             high = middle
