@@ -26,7 +26,8 @@ _STATISTICS = (
 )
 _MAGNITUDE = "Magnitude of the channel's Zernike moment of degree {n}, order {m}, over the number of pixels."
 _PHASE = (
-    "Arctangent of its real over its imaginary part, in this order as in CellProfiler; the azimuth runs from y to x."
+    "Arctangent of its real over its imaginary part, in this order as in CellProfiler; the azimuth runs from y to x. A "
+    "part that is 0 but for rounding is 0."
 )
 
 
