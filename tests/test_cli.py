@@ -228,9 +228,8 @@ def test_failed_fields_show_in_the_exit_code(plate: Path, tmp_path: Path) -> Non
 
 @pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
 def test_ctrl_c_stops_with_one_line_and_the_next_run_goes_on(plate: Path, tmp_path: Path) -> None:
-    for attempt in range(
-        5
-    ):  # a busy machine may let the run end before the signal is sent, though eight views take long
+    # A busy machine may let the run end before the signal is sent, though eight views take long.
+    for attempt in range(5):
         out = tmp_path / f"out{attempt}"
         arguments = ("run", plate / "images", "--out", out, "--diameter", "27", "--tta", "d4")
         command = [sys.executable, "-m", "cellinfer", *map(str, arguments)]

@@ -205,7 +205,7 @@ def test_targets_that_are_no_scalars_are_computed_from_each_crop() -> None:
     assert 5 < targets[:, 1:33].mean(axis=1)[inside].mean() < 16  # rays of cells that are 22 pixels wide
 
 
-@pytest.mark.parametrize("name", [name for name in RECIPES if name != "nuclei-accurate"])  # that is a wider "nuclei"
+@pytest.mark.parametrize("name", list(RECIPES))
 @pytest.mark.filterwarnings("ignore")
 def test_every_recipe_makes_a_model_that_the_pipeline_runs(name: str, tmp_path: Path) -> None:
     torch.manual_seed(0)
@@ -221,6 +221,7 @@ def test_every_recipe_makes_a_model_that_the_pipeline_runs(name: str, tmp_path: 
     image = coloured(0).image if recipe.colour else sample(0).image
     session = open_session(path, "cpu", 1)
     assert session.card.decoder == recipe.task
+    assert name != "nuclei" or session.card.outputs == ("foreground", "distance")
     assert session.card.golden["input_sha256"]
     found = segment_image(image, session, diameter=22.0)
     assert found.labels.shape == image.shape[:2]
@@ -228,7 +229,7 @@ def test_every_recipe_makes_a_model_that_the_pipeline_runs(name: str, tmp_path: 
 
 @pytest.mark.parametrize("kind", list(TASKS))
 @pytest.mark.filterwarnings("ignore")
-def test_every_task_learns(kind: str, tmp_path: Path) -> None:
+def test_every_task_learns_and_is_deployed(kind: str, tmp_path: Path) -> None:
     torch.manual_seed(0)
     task = TASKS[kind]
     recipe = replace(RECIPES["nuclei"], task=kind, width=8)
@@ -238,14 +239,8 @@ def test_every_task_learns(kind: str, tmp_path: Path) -> None:
     Trainer(network, of_output(task.loss), samplers[0], held, tmp_path, schedule).run(report=lambda line: None)
     losses = np.genfromtxt(tmp_path / "log.csv", delimiter=",", names=True)["train"]
     assert losses[-1] < losses[0]
-
-
-@pytest.mark.parametrize("kind", sorted(TASKS.keys() - {recipe.task for recipe in RECIPES.values()}))
-@pytest.mark.filterwarnings("ignore")
-def test_tasks_without_a_recipe_are_deployed_too(kind: str, tmp_path: Path) -> None:
-    recipe, path = replace(RECIPES["nuclei"], task=kind, width=8), tmp_path / "small.onnx"
-    network = recipe.make_network().eval()
-    assert export_model(network, describe(recipe, {}), path, TASKS[kind].activate) <= TOLERANCE
+    path = tmp_path / "small.onnx"
+    export_model(network.eval(), describe(recipe, {}), path, task.activate)
     assert open_session(path, "cpu", 1).card.decoder == kind
 
 

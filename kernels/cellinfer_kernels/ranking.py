@@ -151,7 +151,8 @@ def _rank_positives(
         highest = positives[count - 1]
         cells = _CELLS * count
         scale = (cells - 1) / (np.float64(highest) - np.float64(lowest))
-        if 0 < scale < np.inf:
+        gridded = 0 < scale < np.inf  # not with infinite positives, or all alike
+        if gridded:
             _fill_grid(grid, positives, cells, scale)
         for j in range(n):
             value = row[j]
@@ -159,7 +160,7 @@ def _rank_positives(
                 continue
             if value >= highest:
                 before[count] += 1
-            elif 0 < scale < np.inf:
+            elif gridded:
                 place = grid[np.int64((np.float64(value) - lowest) * scale)]
                 while value >= positives[place]:  # which ends at `highest`
                     place += 1

@@ -69,16 +69,21 @@ def difference(network: MaskRcnn, path: Path) -> float:
         random.random((1, channels, 5 * network.multiple, 9 * network.multiple), np.float32),
     )
     settings = Settings(confidence=0.0)  # every proposal, the unlikely ones too
+    session = _open(path)
     return float(
-        np.max([_image_difference(network, _stages(path, image, settings), image, settings) for image in images])
+        np.max([_image_difference(network, _stages(session, image, settings), image, settings) for image in images])
     )
 
 
-def _stages(path: Path, image: NDArray[np.float32], settings: Settings) -> Stages:
+def _open(path: Path) -> onnxruntime.InferenceSession:
+    """Open a file so that it gives what it computes on its way, too."""
     model = onnx.load(path)
     known = {output.name for output in model.graph.output}
     model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in Stages._fields if name not in known)
-    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    return onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+
+
+def _stages(session: onnxruntime.InferenceSession, image: NDArray[np.float32], settings: Settings) -> Stages:
     thresholds = {
         name: np.array([value], np.int64 if isinstance(value, int) else np.float32)
         for name, value in settings._asdict().items()
